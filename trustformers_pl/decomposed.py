@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.steps import LossTerm, StepExecutor, sequential
 
@@ -18,21 +18,20 @@ class DecomposedLoss:
     """
 
     loss_terms: tuple[LossTerm, ...] = ()
-    step_executor: ClassVar[StepExecutor] = staticmethod(sequential)
+    step_executor: StepExecutor = staticmethod(sequential)
 
-    if TYPE_CHECKING:  # given by LightningModule
+    if TYPE_CHECKING:  # given by LightningModule, and by the module's author
 
-        def __call__(self, batch: Any) -> Any: ...
-        def log(self, name: str, value: Any, *, batch_size: int) -> None: ...
+        def __call__(self, batch: Any) -> Any: ...  # noqa: D102
+        def log(self, *args: Any, **kwargs: Any) -> None: ...  # noqa: D102
 
-    def loss(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over the batch's valid elements, and their number (both scalar tensors)."""
-        raise TypeError(f"{type(self).__name__} must define loss(outputs, batch) -> (sum, count)")
+        def loss(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
+            """Sum of the loss over the batch's valid elements, and their number (both scalar tensors)."""
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Run the step slot's executor; `loss` in its result is differentiated by Lightning."""
         del batch_idx
-        return type(self).step_executor(self, batch)
+        return self.step_executor(self, batch)
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Log `val_loss`, the mean over all valid elements of the validation set (nats, for a cross-entropy)."""

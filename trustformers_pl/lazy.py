@@ -15,7 +15,7 @@ def exports(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any
 
     Args:
         package: The package's `__name__`.
-        names: Public name -> submodule (relative to the package) that defines it.
+        names: Public name -> submodule (relative to the package) that defines it; empty where the name is one itself.
 
     Returns:
         The pair to bind to the package's `__getattr__` and `__dir__`.
@@ -24,7 +24,10 @@ def exports(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any
     def getattr_(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{names[name]}"), name)
+        submodule = names[name]
+        value = (
+            getattr(importlib.import_module(f"{package}.{submodule}"), name) if submodule else _submodule(package, name)
+        )
         setattr(sys.modules[package], name, value)
         return value
 
@@ -32,3 +35,7 @@ def exports(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any
         return sorted({*vars(sys.modules[package]), *names})
 
     return getattr_, dir_
+
+
+def _submodule(package: str, name: str) -> Any:
+    return importlib.import_module(f"{package}.{name}")

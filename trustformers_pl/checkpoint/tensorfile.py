@@ -1,0 +1,116 @@
+"""The safetensors format, streamed: no second copy of the state in memory, and each byte read once.
+
+Source: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length, JSON header, data).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from trustformers_pl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# Those that the reference implementation both writes and reads.
+DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "C64": torch.complex64,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PREFIX = 8  # bytes of the header's length
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor, not copied unless it is on another device."""
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
+
+
+def pack(tensors: Mapping[str, Tensor]) -> list[memoryview]:
+    """Lay tensors out as the bytes of a safetensors file.
+
+    Args:
+        tensors: Contiguous tensors of any shape and of a dtype in `DTYPES`.
+
+    Returns:
+        The pieces of the file in order. They are the tensors' own memory, so it must not change until they are written.
+    """
+    header: dict[str, Any] = {}
+    pieces, offset = [], 0
+    # Wide elements first: then each tensor is aligned to its element size in a file that is mapped into memory.
+    for name in sorted(tensors, key=lambda name: -tensors[name].element_size()):
+        pieces.append(_bytes(tensors[name]))
+        end = offset + pieces[-1].nbytes
+        dtype, shape = _NAMES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _PREFIX)
+    return [memoryview(len(text).to_bytes(_PREFIX, "little") + text), *pieces]
+
+
+def unpack(path: Path) -> tuple[dict[str, Tensor], list[memoryview]]:
+    """Read a safetensors file once, each tensor into memory of its own.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name, on the CPU, with the shapes and dtypes of the header, and the pieces of the file in order
+        (the tensors' own memory), so that they can be hashed without reading the file again.
+
+    Raises:
+        CheckpointError: The file is not safetensors or has another size than its header says.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            return _read(file, os.fstat(file.fileno()).st_size)
+        except (AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: the safetensors header is damaged: {error!r}") from error
+
+
+def _read(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], list[memoryview]]:
+    prefix = file.read(_PREFIX)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < _PREFIX or length > size - _PREFIX:
+        raise ValueError(f"it says it has {length} bytes, the file has {size}")
+    text = file.read(length)
+    header = json.loads(text)
+    header.pop("__metadata__", None)
+    pieces, tensors, end = [memoryview(prefix + text)], {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        # Checked before memory is asked for: a damaged header must not ask for all of it.
+        begin, (start, end) = end, entry["data_offsets"]
+        tensor_bytes = math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize
+        if start != begin or end - start != tensor_bytes or end > size - _PREFIX - length:
+            raise ValueError(f"tensor {name} does not lie where it should")
+        tensors[name] = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
+        pieces.append(_bytes(tensors[name]))
+        file.readinto(pieces[-1])  # type: ignore[attr-defined]
+    if end != size - _PREFIX - length:
+        raise ValueError(f"{size - _PREFIX - length - end} bytes belong to no tensor")
+    return {name: tensors[name] for name in header}, pieces

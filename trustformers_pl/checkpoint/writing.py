@@ -1,0 +1,109 @@
+"""Writing a checkpoint folder: safetensors and JSON, synced, the manifest last, published by one rename."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trustformers_pl.checkpoint import manifest as manifests
+from trustformers_pl.checkpoint.atomic import fsync_folder, make_folder, publish
+from trustformers_pl.checkpoint.codec import encode
+from trustformers_pl.checkpoint.manifest import STATE, TENSORS, Entry, Manifest, sha256_of
+from trustformers_pl.checkpoint.tensorfile import pack
+from trustformers_pl.checkpoint.unfinished import finished, unfinished
+from trustformers_pl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    Pieces = Sequence[bytes | memoryview]
+
+
+def state_files(json_tree: Any, tensors: Mapping[str, Tensor]) -> dict[str, Pieces]:
+    """Lay an encoded state out as files, without copying the tensors.
+
+    Args:
+        json_tree: From `encode`.
+        tensors: From `encode`, of any shapes, or copies of them if training goes on during the write.
+
+    Returns:
+        The pieces of each file, for `write_folder`.
+    """
+    text = json.dumps(json_tree, allow_nan=False, separators=(",", ":"))
+    return {TENSORS: pack(tensors), STATE: [text.encode()]}
+
+
+def write_folder(path: str | Path, files: Mapping[str, Pieces], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a checkpoint that is either there whole, synced to the disk, or not at all.
+
+    The files go to a temporary folder beside `path`; the manifest comes last, then the rename. A checkpoint that is
+    there already is replaced in one step (see `publish`).
+
+    Args:
+        path: The checkpoint folder; missing parents are made.
+        files: The pieces of each file by its name; they must not change before this returns.
+        metadata: JSON to keep in the manifest.
+
+    Raises:
+        CheckpointError: The disk is full, the place cannot be written to, or the metadata is not JSON. Nothing of the
+            attempt remains and everything older is as it was.
+    """
+    final = Path(path).absolute()
+    try:
+        make_folder(final.parent)
+        temporary = unfinished(final, "tmp")
+        try:
+            _fill(temporary, files, metadata or {})
+            publish(temporary, final)
+        finally:
+            finished(temporary)
+    except OSError as error:
+        raise CheckpointError(_why(final, files, error)) from error
+
+
+def write_state(path: str | Path, state: object, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a state as a checkpoint: `encode`, `state_files` and `write_folder` in one.
+
+    Args:
+        path: The checkpoint folder.
+        state: Anything that `encode` takes; tensors of any shape.
+        metadata: JSON to keep in the manifest.
+
+    Raises:
+        CheckpointError: As `encode` and `write_folder` say.
+    """
+    write_folder(path, state_files(*encode(state)), metadata)
+
+
+def _fill(temporary: Path, files: Mapping[str, Pieces], metadata: Mapping[str, Any]) -> None:
+    temporary.mkdir()
+    entries = {name: _write(temporary / name, pieces) for name, pieces in files.items()}
+    _write(temporary / manifests.NAME, [manifests.render(Manifest(entries, metadata))])
+    fsync_folder(temporary)
+
+
+def _write(path: Path, pieces: Pieces) -> Entry:
+    # Hashing costs about as much as writing and neither holds the interpreter: they run at the same time.
+    with ThreadPoolExecutor(1) as pool, path.open("xb") as file:
+        sha256 = pool.submit(sha256_of, pieces)
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+        return Entry(file.tell(), sha256.result())
+
+
+def _why(path: Path, files: Mapping[str, Pieces], error: OSError) -> str:
+    cause = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        needed = sum(memoryview(piece).nbytes for pieces in files.values() for piece in pieces)
+        free = shutil.disk_usage(next(parent for parent in path.parents if parent.exists())).free
+        cause += f" ({needed} bytes needed, {free} free)"
+    return f"{path}: checkpoint not written: {cause}; choose another folder or make room; older ones are untouched"

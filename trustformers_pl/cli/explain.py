@@ -1,0 +1,54 @@
+"""`trustformers-pl explain`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from trustformers_pl.assembly import Assembly, assemble_parts
+from trustformers_pl.cli.tables import print_table
+from trustformers_pl.plan import Plan, make_plan
+from trustformers_pl.recipe import Recipe
+from trustformers_pl.recipe.places import flatten
+from trustformers_pl.script import python_source
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Print the values with their origins, the features in order, and the run as Python. Nothing is built."""
+    assembly = assemble_parts(make_plan(Recipe.read(options.recipe, overrides)))
+    _print_values(assembly.plan)
+    print()
+    _print_plugins(assembly.plan)
+    print()
+    _print_source(assembly)
+    return 0
+
+
+def _print_values(plan: Plan) -> None:
+    rows = [[key, _shown(leaf.value), str(leaf.place)] for key, leaf in flatten(plan.resolved).items()]
+    print_table(["VALUE", "IS", "FROM"], rows)
+
+
+def _print_plugins(plan: Plan) -> None:
+    rows = []
+    for number, plugin in enumerate(plan.plugins, 1):
+        offer = plan.offers[plugin.name]
+        rows.append(
+            [str(number), plugin.name, (type(plugin).__doc__ or "").partition("\n")[0], offer.package, offer.version]
+        )
+    print_table(["", "FEATURE, IN ORDER", "WHAT IT IS", "PACKAGE", "VERSION"], rows)
+
+
+def _print_source(assembly: Assembly) -> None:
+    print("# The same run as Python:")
+    print(python_source(assembly), end="")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        return str(value)

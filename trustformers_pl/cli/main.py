@@ -1,0 +1,107 @@
+"""Reading the command line, and saying in one line what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from trustformers_pl.errors import RecipeError, TrustformersError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "fit": "train, from the newest checkpoint of the run folder if there is one",
+    "validate": "measure the newest checkpoint on the validation data",
+    "generate": "let the newest checkpoint's model continue a text",
+    "explain": "show every value and its origin, the features in order, and the run as Python",
+    "plugins": "list the features that are installed",
+}
+EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
+EPILOG = """\
+A recipe's values can be set on the command line and in the environment:
+  --section.key=value      set one value            --zero.stage=3
+  --section='{key: value}' switch a feature on      --csv='{}'
+  --no-section             take a feature out       --no-samples
+  TFPL_SECTION__KEY=value  set a value of a section that is there
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for what is refused, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments or bool(os.environ.get("TFPL_DEBUG"))
+    try:
+        return _run([argument for argument in arguments if argument != "--debug"])
+    except TrustformersError as error:
+        if debug:
+            raise
+        for line in str(error).splitlines():
+            print(_red("error: ") + line, file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    options, rest = _parser().parse_known_args(arguments)
+    unknown = [argument for argument in rest if not argument.startswith("--")]
+    if unknown:
+        raise RecipeError(f"{unknown[0]}: not understood; a value is set as --section.key=value, with no space")
+    command = import_module(f"trustformers_pl.cli.{options.command}")
+    code: int = command.run(options, rest)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trustformers-pl",
+        description="Train transformers with features that work together, from one recipe.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"trustformers-pl {version('trustformers-pl')}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        _add_options(name, sub)
+    return parser
+
+
+def _add_options(command: str, parser: argparse.ArgumentParser) -> None:
+    if command == "plugins":
+        parser.add_argument("recipe", nargs="?", help="mark the features that this recipe switches on")
+        return
+    parser.add_argument("recipe", help="a YAML file")
+    if command == "fit":
+        resume = "auto: go on where the run folder's newest checkpoint is (default); force: also if the recipe has "
+        resume += "changed since; never: start anew, keeping the old folder under another name"
+        parser.add_argument("--resume", choices=["auto", "force", "never"], default="auto", help=resume)
+    if command == "generate":
+        parser.add_argument("--prompt", default="", help="the text to continue")
+        parser.add_argument("--max-new-tokens", type=int, default=300, help="how many tokens to generate (300)")
+        parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (0.8)")
+        parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
+        parser.add_argument("--sample-seed", type=int, default=0, help="another seed gives another text (0)")
+
+
+def _red(text: str) -> str:
+    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    return f"\033[31m{text}\033[0m" if coloured else text

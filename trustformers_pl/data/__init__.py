@@ -1,0 +1,36 @@
+"""Data: the order of samples as a pure function, loaders that start anywhere, and text that needs no download."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trustformers_pl.lazy import exports
+
+if TYPE_CHECKING:
+    from trustformers_pl.data.loader import ResumableLoader, resumable, why_not_resumable
+    from trustformers_pl.data.module import resumable_datamodule
+    from trustformers_pl.data.order import counter_seed, epoch_order
+    from trustformers_pl.data.text import ByteText
+
+__all__ = [
+    "ByteText",
+    "ResumableLoader",
+    "counter_seed",
+    "epoch_order",
+    "resumable",
+    "resumable_datamodule",
+    "why_not_resumable",
+]
+
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "ByteText": "text",
+        "ResumableLoader": "loader",
+        "counter_seed": "order",
+        "epoch_order": "order",
+        "resumable": "loader",
+        "resumable_datamodule": "module",
+        "why_not_resumable": "loader",
+    },
+)

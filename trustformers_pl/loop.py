@@ -1,0 +1,100 @@
+"""The one subclass of Lightning's training epoch loop: it resumes at the very step that a checkpoint was taken at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+from trustformers_pl.randomness import random_state, restore_random_state
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+    from lightning.pytorch.loops.fetchers import _DataFetcher
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's loop, with step boundaries at which a checkpoint holds everything.
+
+    At the end of each optimizer step, after the validation and logging that were due, every callback with a method
+    `on_step_boundary(trainer, module)` is called: the loop's counters are whole there and no gradient is pending.
+    Loaders with a method `seek(epoch, batch)` are told where to start. Loggers and callbacks with a method
+    `truncate_after(step)` are told, at the start, after which step their rows are of a future that never happened.
+    """
+
+    _random: dict[str, Any] | None
+    _rewound: bool
+    restarting: bool
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Lightning's loop state, and the random number generators'."""
+        return {**super().on_save_checkpoint(), "random": random_state()}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        """Keep the generators' state until the loop starts: much draws from them before."""
+        super().on_load_checkpoint(state_dict)
+        self._random = state_dict.get("random")
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        """Before the first batch of an epoch, or of the rest of one."""
+        super().on_run_start(data_fetcher)
+        self._seek()
+        if not self._rewound:
+            self._rewound = True
+            self._rewind()
+        if self._random is not None:
+            restore_random_state(self._random)
+            self._random = None
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """One batch; the first one after a resume goes straight to training, as nothing before it is unfinished.
+
+        Raises:
+            StopIteration: The checkpoint was taken at the epoch's last batch: what is left is the end of the epoch.
+        """
+        if self.restarting:
+            self.restarting = False
+            if self._num_ready_batches_reached():
+                raise StopIteration
+        super().advance(data_fetcher)
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """Validation and logging that are due; then the step boundary."""
+        super().on_advance_end(data_fetcher)
+        if self._should_accumulate():
+            return
+        trainer = self.trainer
+        for callback in trainer.callbacks:
+            on_step_boundary = getattr(callback, "on_step_boundary", None)
+            if on_step_boundary is not None:
+                on_step_boundary(trainer, trainer.lightning_module)
+
+    @property
+    def last_step_done(self) -> bool:
+        """Whether no step of this fit is left: at a step boundary, whether this was the last one."""
+        fit_loop = self.trainer.fit_loop
+        if self.global_step == self.max_steps or self.trainer.should_stop:
+            return True
+        last_epoch = fit_loop.epoch_progress.current.processed + 1 == fit_loop.max_epochs
+        return last_epoch and self._num_ready_batches_reached()
+
+    def _seek(self) -> None:
+        fit_loop = self.trainer.fit_loop
+        loaders = fit_loop._combined_loader.flattened if fit_loop._combined_loader else []
+        for loader in loaders:
+            if hasattr(loader, "seek"):
+                loader.seek(fit_loop.epoch_progress.current.processed, self.batch_progress.current.ready)
+
+    def _rewind(self) -> None:
+        for keeper in (*self.trainer.loggers, *self.trainer.callbacks):
+            if hasattr(keeper, "truncate_after"):
+                keeper.truncate_after(self.global_step)
+
+
+def exact_loop(trainer: Trainer) -> Trainer:
+    """Give a Trainer the exactly resumable epoch loop; returns the same Trainer."""
+    loop = trainer.fit_loop.epoch_loop
+    if not isinstance(loop, EpochLoop):
+        loop.__class__ = EpochLoop
+        loop._random, loop._rewound = None, False
+    return trainer

@@ -1,0 +1,115 @@
+"""What generating token by token needs: a cache of keys and values, sampling, and evaluation mode."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+
+class KVCache:
+    """Keys and values of the positions read so far, in buffers allocated once.
+
+    Attributes:
+        length: Positions read.
+        capacity: Positions there is room for.
+    """
+
+    def __init__(self, n_layers: int, capacity: int) -> None:
+        self.n_layers = n_layers
+        self.capacity = capacity
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's new positions; `advance` counts them once all layers have.
+
+        Args:
+            layer: Which layer, from 0.
+            key: (B, n_heads, T, d_head), and `value` likewise. The first sets the buffers' dtype and device, which
+                under autocast are not the weights'.
+            value: See `key`.
+
+        Returns:
+            Views of all keys and values of the layer so far, (B, n_heads, length + T, d_head).
+        """
+        if self._keys is None or self._values is None:
+            batch, heads, _, d_head = key.shape
+            self._keys = key.new_empty(self.n_layers, batch, heads, self.capacity, d_head)
+            self._values = torch.empty_like(self._keys)
+        end = self.length + key.shape[2]
+        self._keys[layer, :, :, self.length : end] = key
+        self._values[layer, :, :, self.length : end] = value
+        return self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
+
+    def advance(self, positions: int) -> None:
+        """Count `positions` new ones, after every layer has appended them."""
+        self.length += positions
+
+    def clear(self) -> None:
+        """Forget all positions and keep the buffers."""
+        self.length = 0
+
+
+def sample_token(logits: Tensor, *, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    """Draw one token a row from softmax(logits / temperature).
+
+    Args:
+        logits: (B, V).
+        temperature: 0 takes the most likely token and draws nothing.
+        top_k: Keep only the `top_k` most likely tokens (and those equal to the last of them); None keeps all.
+        generator: Drawn from instead of torch's global one.
+
+    Returns:
+        (B, 1) int64.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    scaled = logits.float() / temperature
+    if top_k is not None and top_k < scaled.shape[-1]:
+        smallest_kept = scaled.topk(top_k, dim=-1).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < smallest_kept, float("-inf"))
+    return torch.multinomial(scaled.softmax(dim=-1), 1, generator=generator)
+
+
+def check_prompts(input_ids: Tensor, context_length: int) -> None:
+    """Raise ValueError unless `input_ids` is (B, T) with 1 <= T <= `context_length`."""
+    if input_ids.dim() != 2 or input_ids.shape[1] == 0:
+        raise ValueError(f"input_ids must be (B, T) with at least one token a prompt, got {tuple(input_ids.shape)}")
+    if input_ids.shape[1] > context_length:
+        raise ValueError(
+            f"a prompt of {input_ids.shape[1]} tokens is longer than context_length {context_length}; "
+            f"pass its end, input_ids[:, -{context_length}:]"
+        )
+
+
+def check_sampling(max_new_tokens: int, temperature: float, top_k: int | None) -> None:
+    """Raise ValueError, naming the option, unless all three are in range."""
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens {max_new_tokens} must be at least 0")
+    if not 0.0 <= temperature < math.inf:
+        raise ValueError(f"temperature {temperature} must be at least 0 and finite")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k {top_k} must be at least 1, or None for all tokens")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch `module` to evaluation, without gradients; put each submodule's own mode back on leaving."""
+    training = [submodule for submodule in module.modules() if submodule.training]
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for submodule in training:
+            submodule.training = True

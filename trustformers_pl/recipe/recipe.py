@@ -1,0 +1,79 @@
+"""A recipe: the merged layers of one run's configuration, before any feature has looked at it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trustformers_pl.errors import RecipeError
+from trustformers_pl.recipe.layers import (
+    apply_environment,
+    apply_overrides,
+    environment_sections,
+    merge,
+    read_layers,
+    without_nulls,
+)
+from trustformers_pl.recipe.places import PYTHON, Leaf, Section, from_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The sections of one run.
+
+    Attributes:
+        name: The file's stem; names the run folder when none is given.
+        tree: Sections and values, each with its place; sections taken out with `null` are gone.
+        variables: Environment variable -> the section it names, for those that look like ours.
+    """
+
+    name: str
+    tree: Section
+    variables: Mapping[str, str]
+
+    @classmethod
+    def read(
+        cls, path: str | Path, overrides: Iterable[str] = (), environment: Mapping[str, str] | None = None
+    ) -> Recipe:
+        """The recipe in a file, with what it extends, the environment and overrides laid over it.
+
+        Args:
+            path: A YAML file.
+            overrides: `section.key=value` or `no-section`, with or without leading dashes.
+            environment: Instead of `os.environ`.
+
+        Raises:
+            RecipeError: Something of it cannot be read; the message names the file and line.
+        """
+        environment = os.environ if environment is None else environment
+        tree = apply_environment(read_layers(Path(path)), environment)
+        return cls(Path(path).stem, _checked(apply_overrides(tree, overrides)), environment_sections(environment))
+
+    @classmethod
+    def from_mapping(cls, sections: Mapping[str, Any], name: str = "run") -> Recipe:
+        """A recipe from plain Python values, as `Trainer(args=...)` takes it. The environment has no say in it."""
+        tree = from_plain(sections)
+        if not isinstance(tree, Section):
+            raise RecipeError("Python: a recipe is a mapping of sections")
+        return cls(name, _checked(tree), {})
+
+    def with_section(self, name: str, values: Mapping[str, Any]) -> Recipe:
+        """The same recipe with one more section; keys already there are kept where `values` has none."""
+        top = Section(PYTHON, {name: from_plain(values)})
+        return Recipe(self.name, merge(self.tree, top), self.variables)
+
+
+def _checked(tree: Section) -> Section:
+    tree = without_nulls(tree)
+    version = tree.entries.get("version", Leaf(VERSION, tree.place))
+    if not isinstance(version, Leaf) or version.value != VERSION or isinstance(version.value, bool):
+        shown = version.value if isinstance(version, Leaf) else "a section"
+        raise RecipeError(f"{version.place}: version is {shown!r}; this package reads version {VERSION}")
+    return tree

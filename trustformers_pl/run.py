@@ -1,0 +1,105 @@
+"""A run that is assembled: its Trainer, module and data, and what one can do with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from trustformers_pl.errors import CheckpointError, RecipeError
+from trustformers_pl.quiet import quiet_lightning
+from trustformers_pl.run_folder import changes, record, set_aside
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightning import LightningDataModule, LightningModule, Trainer
+
+    from trustformers_pl.assembly import Assembly
+
+Resume = Literal["auto", "never", "force"]
+
+
+@dataclass
+class Run:
+    """What `assemble` gives: nothing of it is started.
+
+    Attributes:
+        assembly: The declarations that it was built from.
+        trainer: A `lightning.Trainer`.
+        module: The LightningModule, with the features' mixins.
+        datamodule: The data, or None where the module brings its own.
+    """
+
+    assembly: Assembly
+    trainer: Trainer
+    module: LightningModule
+    datamodule: LightningDataModule | None
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.assembly.plan.folder
+
+    def fit(self, resume: Resume = "auto") -> None:
+        """Train, from the newest whole checkpoint of the run folder if there is one.
+
+        Args:
+            resume: `auto` goes on if the recipe is the same; `force` also if it has changed; `never` starts anew, and
+                an earlier run's folder is kept under another name.
+
+        Raises:
+            RecipeError: The folder's checkpoints are of a run with another recipe.
+            CheckpointError: The folder has checkpoints, and none of them is whole.
+        """
+        resolved = self.assembly.plan.resolved
+        if resume == "never" and self.folder.exists():
+            set_aside(self.folder)
+        ckpt_path = self.ckpt_path()
+        differences = changes(self.folder, resolved) if ckpt_path else []
+        if differences and resume == "auto":
+            raise RecipeError(
+                f"{self.folder}: its checkpoints are of another recipe ({'; '.join(differences)}); "
+                "--resume=force goes on with this one, --resume=never starts anew and keeps the old folder"
+            )
+        record(self.folder, resolved)
+        with quiet_lightning():
+            self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
+
+    def validate(self) -> dict[str, float]:
+        """Metrics of the newest checkpoint over the validation data.
+
+        Raises:
+            CheckpointError: There is no whole checkpoint.
+        """
+        with quiet_lightning():
+            results = self.trainer.validate(
+                self.module, datamodule=self.datamodule, ckpt_path=self.required_ckpt_path(), verbose=False
+            )
+        return {name: float(value) for result in results for name, value in result.items()}
+
+    def load_weights(self) -> str:
+        """Put the newest checkpoint's weights into the module; returns which one.
+
+        Raises:
+            CheckpointError: There is no whole checkpoint.
+        """
+        path: str = self.required_ckpt_path()
+        checkpoint: dict[str, Any] = self.trainer.strategy.checkpoint_io.load_checkpoint(path)
+        self.module.load_state_dict(checkpoint["state_dict"])
+        return path
+
+    def ckpt_path(self) -> Any:
+        """The newest whole checkpoint of the run folder, or None."""
+        declared = self.assembly.ckpt_path
+        return None if declared is None else declared.build()
+
+    def required_ckpt_path(self) -> Any:
+        """The newest whole checkpoint of the run folder.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        path = self.ckpt_path()
+        if path is None:
+            raise CheckpointError(f"{self.folder}: no checkpoint to load; run `trustformers-pl fit` first")
+        return path

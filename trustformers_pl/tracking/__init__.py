@@ -1,0 +1,19 @@
+"""What a run tells about itself: metrics, a CSV file, the terminal, generated samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trustformers_pl.lazy import exports
+
+if TYPE_CHECKING:
+    from trustformers_pl.tracking.csv import CSVLogger
+    from trustformers_pl.tracking.metrics import Metrics
+    from trustformers_pl.tracking.progress import Progress
+    from trustformers_pl.tracking.samples import Samples
+
+__all__ = ["CSVLogger", "Metrics", "Progress", "Samples"]
+
+__getattr__, __dir__ = exports(
+    __name__, {"CSVLogger": "csv", "Metrics": "metrics", "Progress": "progress", "Samples": "samples"}
+)

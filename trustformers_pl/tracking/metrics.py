@@ -1,0 +1,131 @@
+"""The numbers of a training run, measured on the steps that Lightning logs and on no other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback
+from typing_extensions import override
+
+from trustformers_pl.tracking.measures import scalars, total_norm, window_metrics
+from trustformers_pl.tracking.perplexity import text_metrics
+from trustformers_pl.tracking.throughput import Throughput
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.optim import Optimizer
+
+
+def is_due(trainer: Trainer) -> bool:
+    """Whether Lightning itself logs the optimizer step that is running.
+
+    Args:
+        trainer: A trainer that is fitting.
+
+    Returns:
+        Lightning's own decision, taken at any point of the step before it ends.
+    """
+    return bool(trainer._logger_connector.should_update_logs or getattr(trainer, "fast_dev_run", False))
+
+
+class Metrics(Callback):
+    """Logs training and validation metrics to every logger of the trainer and to `trainer.callback_metrics`.
+
+    On the optimizer steps that Lightning logs (`Trainer(log_every_n_steps=...)`): `train_loss`, each further scalar
+    that the training step returned (loss terms, under their names), `lr`, `grad_norm` and `tokens_per_second`. On all
+    other steps nothing is computed and nothing is read from the device.
+
+    After a validation of text, that is when the datamodule has a `bytes_per_token`: `val_perplexity` and
+    `val_bits_per_byte`, from `val_loss` in nats per token.
+
+    On a resume, loggers with a `truncate_after` forget what was logged after the checkpoint.
+
+    Args:
+        gradient_norm: Log `grad_norm`, the 2-norm of all gradients of the optimizer's parameters, after unscaling and
+            before clipping.
+        tokens_per_second: Log the elements of the loss (`count` of the training step: tokens, for a language model)
+            that this rank has trained on per second since the previous log, time spent in validation left out.
+        learning_rate: Log `lr`, with which the optimizer's first parameter group took the step.
+    """
+
+    def __init__(
+        self, *, gradient_norm: bool = True, tokens_per_second: bool = True, learning_rate: bool = True
+    ) -> None:
+        self._gradient_norm = gradient_norm
+        self._learning_rate = learning_rate
+        self._throughput = Throughput() if tokens_per_second else None
+        self._window: list[dict[str, float]] = []
+        self._stepping: dict[str, float] | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; after a resume, make the loggers forget what came after the checkpoint."""
+        if self._throughput:
+            self._throughput.start()
+        for logger in trainer.loggers if trainer.global_step else ():
+            if hasattr(logger, "truncate_after"):
+                logger.truncate_after(trainer.global_step)
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Measure what is only there now: the gradients, and the learning rate before the schedule moves it."""
+        if not is_due(trainer):
+            return
+        self._stepping = {}
+        if self._learning_rate:
+            self._stepping["lr"] = float(optimizer.param_groups[0]["lr"])
+        if self._gradient_norm:
+            self._stepping["grad_norm"] = total_norm(optimizer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the micro-batch's count; on a due step keep its losses, and log when the optimizer has stepped."""
+        outputs = outputs if isinstance(outputs, Mapping) else {}
+        if self._throughput and "count" in outputs:
+            self._throughput.add(outputs["count"])
+        if is_due(trainer):
+            self._window.append(scalars(outputs))
+            if self._stepping is not None:
+                self._log(trainer, self._stepping)
+
+    def _log(self, trainer: Trainer, stepping: dict[str, float]) -> None:
+        metrics = window_metrics(self._window) | stepping
+        self._window, self._stepping = [], None
+        if self._throughput and (speed := self._throughput.read()) is not None:
+            metrics["tokens_per_second"] = speed
+        # Not `pl_module.log`: what it was given on one step, Lightning goes through on every step, rounds to float32,
+        # and logs again under a later step's number when a callback sets `should_stop`.
+        trainer._logger_connector.log_metrics(dict[str, Any](metrics))
+        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        if self._throughput:
+            self._throughput.pause()
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what follows from `val_loss`."""
+        if not trainer.sanity_checking:
+            pl_module.log_dict(dict[str, Any](text_metrics(trainer)))
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clock go on."""
+        if self._throughput:
+            self._throughput.go_on()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """The losses of an accumulation window that a checkpoint cuts in two."""
+        return {"window": list(self._window)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the middle of the window."""
+        self._window = list(state_dict["window"])
