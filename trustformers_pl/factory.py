@@ -91,7 +91,7 @@ def _attach_loss(module: Any, assembly: Assembly) -> None:
     if not isinstance(module, DecomposedLoss):
         raise RefusedError(
             f"{assembly.plan.place('model')}: {type(module).__name__} has only a training_step, and a feature of this "
-            "run needs its loss taken apart; give it `forward(batch)` and `loss(outputs, batch) -> (sum, count)` instead"
+            "run needs its loss taken apart; write `forward(batch)` and `loss(outputs, batch) -> (sum, count)` instead"
         )
     module.loss_terms = tuple(build(list(assembly.loss_terms), {}))
     if assembly.step is not None:

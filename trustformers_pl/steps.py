@@ -49,9 +49,11 @@ def sequential(module: DecomposedLoss, batch: Any) -> dict[str, Tensor]:
     """Forward, loss and loss terms one after another, in one process: the default owner of the `step` slot."""
     outputs = module(batch)
     loss_sum, count = module.loss(outputs, batch)
-    result = {"loss": loss_sum / count, "loss_sum": loss_sum, "count": count}
+    total = loss_sum / count
+    means = {}
     for term in module.loss_terms:
         term_sum, term_count = term.compute(module, outputs, batch)
-        result[term.name] = term_sum / term_count
-        result["loss"] = result["loss"] + term.weight * result[term.name]
-    return result
+        mean = term_sum / term_count
+        total = total + term.weight * mean
+        means[term.name] = mean.detach()
+    return {"loss": total, "loss_sum": loss_sum.detach(), "count": count, **means}

@@ -51,7 +51,9 @@ class ResumableLoader:
         self.dataset = loader.dataset
         self.batch_size: int | None = batches.batch_size
         self._seed = seed
-        self._position = (0, 0)
+        self.batch_sampler = None
+        self._epoch = 0
+        self._position: tuple[int, int] | None = None
         self._generator = torch.Generator()
         self._order = SeekableOrder(
             len(batches.sampler),
@@ -94,13 +96,13 @@ class ResumableLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be a whole epoch, in that epoch's order."""
-        self.seek(epoch, 0)
+        """Let iterations be of this epoch from now on, unless `seek` says otherwise for the next one."""
+        self._epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate once; the position is read, and workers are started, at the first `next`."""
-        self._order.epoch, self._order.start = self._position
-        self._position = (0, 0)
+        self._order.epoch, self._order.start = self._position or (self._epoch, 0)
+        self._position = None
         self._generator.manual_seed(counter_seed(self._seed, "workers", self._order.epoch))
         yield from self._loader
 

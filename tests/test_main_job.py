@@ -1,0 +1,31 @@
+"""The main job, killed at random moments; and the recipe that it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def crash_trials(number: int) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "crash_trials.py"), f"--trials={number}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits() -> None:
+    assert "2 of 2 trials ended with the bits of the uninterrupted run" in crash_trials(2)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_with_the_same_bits_ten_times() -> None:
+    assert "10 of 10 trials ended with the bits of the uninterrupted run" in crash_trials(10)
