@@ -9,7 +9,8 @@ from lightning import LightningDataModule, LightningModule, seed_everything
 from trustformers_pl.assembly import Assembly, Live, assemble_parts
 from trustformers_pl.compose import extend, plain_again
 from trustformers_pl.decomposed import DecomposedLoss
-from trustformers_pl.errors import RecipeError, RefusedError
+from trustformers_pl.errors import RefusedError
+from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.optimization import ConfiguredOptimizers
 from trustformers_pl.parts import Part, build, locate
 from trustformers_pl.plan import make_plan
@@ -55,11 +56,8 @@ def build_run(assembly: Assembly) -> Run:
 
 
 def _trainer(assembly: Assembly) -> Trainer:
-    try:
+    with as_our_own(assembly.plan.place("trainer")):
         trainer: Trainer = assembly.trainer.build()
-    except (ValueError, TypeError, RuntimeError) as error:
-        cause = " ".join(str(error).split())
-        raise RecipeError(f"{assembly.plan.place('trainer')}: trainer: Lightning refuses this: {cause}") from error
     return trainer
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from trustformers_pl.errors import CheckpointError, RecipeError
+from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.quiet import quiet_lightning
 from trustformers_pl.run_folder import changes, record, set_aside
 
@@ -62,7 +63,7 @@ class Run:
                 "--resume=force goes on with this one, --resume=never starts anew and keeps the old folder"
             )
         record(self.folder, resolved)
-        with quiet_lightning():
+        with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), ckpt_path):
             self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
 
     def validate(self) -> dict[str, float]:
@@ -71,10 +72,9 @@ class Run:
         Raises:
             CheckpointError: There is no whole checkpoint.
         """
-        with quiet_lightning():
-            results = self.trainer.validate(
-                self.module, datamodule=self.datamodule, ckpt_path=self.required_ckpt_path(), verbose=False
-            )
+        path = self.required_ckpt_path()
+        with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
+            results = self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
 
     def load_weights(self) -> str:
@@ -85,7 +85,8 @@ class Run:
         """
         path: str = self.required_ckpt_path()
         checkpoint: dict[str, Any] = self.trainer.strategy.checkpoint_io.load_checkpoint(path)
-        self.module.load_state_dict(checkpoint["state_dict"])
+        with as_our_own(self.assembly.plan.place("model"), path):
+            self.module.load_state_dict(checkpoint["state_dict"])
         return path
 
     def ckpt_path(self) -> Any:

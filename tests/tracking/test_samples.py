@@ -10,7 +10,7 @@ from tiny_text import TinyLM, TinyText
 
 from trustformers_pl.errors import RefusedError, TrustformersError
 from trustformers_pl.tracking import Progress, Samples
-from trustformers_pl.tracking.excerpt import EXCERPT, excerpt
+from trustformers_pl.tracking.excerpt import COLUMNS, LINES, excerpt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +31,11 @@ def test_samples_are_kept_and_shown_after_each_validation(make_trainer: Any, tmp
     assert [(one["step"], one["prompt"]) for one in found] == [(s, p) for s in (5, 10, 15, 20) for p in ("", "The ")]
     assert {len(one["text"]) for one in found} == {30}
     assert len({one["text"] for one in found}) == 8
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    assert len(shown) == 8
-    assert shown[1].startswith("step 5  The \N{BLACK RIGHT-POINTING SMALL TRIANGLE}")
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("step ")] == [
+        f"step {s}  sample" for s in (5, 10, 15, 20)
+    ]
+    assert out.count("  \N{BOX DRAWINGS LIGHT VERTICAL} The \N{BLACK RIGHT-POINTING SMALL TRIANGLE}") == 4
 
 
 def test_the_likeliest_tokens_follow_the_prompt(make_trainer: Any, tmp_path: Path) -> None:
@@ -83,16 +85,23 @@ def test_an_excerpt_stands_above_the_bar(make_trainer: Any, tmp_path: Path, caps
     make_trainer(callbacks=[Progress(), Samples(max_new_tokens=5)], max_steps=5).fit(
         TinyLM(), datamodule=TinyText(batches=5)
     )
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("step 5  val_loss ")
-    assert second.startswith("step 5  \N{BLACK RIGHT-POINTING SMALL TRIANGLE}")
+    assert second == "step 5  sample"
+    assert third.startswith("  \N{BOX DRAWINGS LIGHT VERTICAL} \N{BLACK RIGHT-POINTING SMALL TRIANGLE}")
 
 
 def test_an_excerpt_cannot_steer_the_terminal() -> None:
-    text = excerpt("", "red \x1b[31m\x07\x00 and\n\n a bell" + "x" * 500)
-    assert text.isprintable()
-    assert text.startswith("\N{BLACK RIGHT-POINTING SMALL TRIANGLE}red \N{MIDDLE DOT}[31m")
-    assert len(text) == EXCERPT + 1
+    lines = excerpt("", "red \x1b[31m\x07\x00 and\n\ta bell" + "x" * 500 + "\nmore\n" * 50).split("\n")
+    assert all(line.isprintable() for line in lines)
+    rule = "  \N{BOX DRAWINGS LIGHT VERTICAL} "
+    assert (
+        lines[0]
+        == f"{rule}\N{BLACK RIGHT-POINTING SMALL TRIANGLE}red \N{MIDDLE DOT}[31m\N{MIDDLE DOT}\N{MIDDLE DOT} and"
+    )
+    assert lines[1].startswith(f"{rule}    a bellx")
+    assert len(lines[1]) == len(rule) + COLUMNS
+    assert len(lines) == LINES + 1
 
 
 class Silent(TinyLM):

@@ -1,4 +1,4 @@
-"""One generated text: the randomness it is drawn with, and its beginning on one line."""
+"""One generated text: the randomness it is drawn with, and its beginning as a person reads it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 
 import torch
 
-EXCERPT = 200
-"""Characters of a sample that are printed."""
+LINES, COLUMNS = 6, 96
+"""How much of a sample is printed."""
 
 TRIANGLE = "\N{BLACK RIGHT-POINTING SMALL TRIANGLE}"
+RULE, OMITTED = "  \N{BOX DRAWINGS LIGHT VERTICAL} ", "\N{HORIZONTAL ELLIPSIS}"
 
 
 def sample_generator(step: int, prompt_index: int, device: torch.device) -> torch.Generator:
@@ -28,15 +29,21 @@ def sample_generator(step: int, prompt_index: int, device: torch.device) -> torc
 
 
 def excerpt(prompt: str, text: str) -> str:
-    """A prompt and the beginning of its continuation on one line, without what would steer a terminal.
+    """A prompt and the beginning of its continuation, without what would steer a terminal.
 
     Args:
         prompt: What was continued.
         text: Any text, also bytes that mean nothing, as an untrained model of bytes writes them.
 
     Returns:
-        Both, divided by a small triangle: at most `EXCERPT` printable characters and a mark of omission.
+        Both, divided by a small triangle: at most `LINES` lines of printable text beside a rule, none blank, cut at
+        `COLUMNS`.
     """
-    whole = " ".join(f"{prompt}{TRIANGLE}{text}".split())
-    line = "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in whole)
-    return line if len(line) <= EXCERPT else line[:EXCERPT] + "\N{HORIZONTAL ELLIPSIS}"
+    lines = [line for line in f"{prompt}{TRIANGLE}{text}".expandtabs(4).split("\n") if line.strip()]
+    shown = [RULE + _printable(line) for line in lines[:LINES]]
+    return "\n".join([*shown, RULE + OMITTED] if len(lines) > LINES else shown)
+
+
+def _printable(line: str) -> str:
+    text = "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in line)
+    return text if len(text) <= COLUMNS else text[: COLUMNS - 1] + OMITTED

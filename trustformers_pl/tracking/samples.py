@@ -101,7 +101,7 @@ class Samples(Callback):
         append(self._file, json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
         bar = trainer.progress_bar_callback
         show = print if bar is None else bar.print
-        show(f"step {step}  {excerpt(prompt, text)}")
+        show(f"step {step}  sample\n{excerpt(prompt, text)}" if index == 0 else excerpt(prompt, text))
 
     @property
     def _file(self) -> Path:
