@@ -171,7 +171,7 @@ def test_a_strategy_comes_from_a_hook(write: Write, install: Install) -> None:
 
 
 def test_own_callbacks_are_trainer_arguments(write: Write) -> None:
-    timer = "[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: '0:1:0:0'}}]"
+    timer = "[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: '00:01:00:00'}}]"
     text = Path(write()).read_text().replace("max_steps: 6", f"max_steps: 6\n  callbacks: {timer}")
     run = trained(write(text))
     assert [type(callback).__name__ for callback in run.trainer.callbacks] == ["Timer"]  # type: ignore[attr-defined]
