@@ -164,7 +164,9 @@ def test_the_users_own_failure_keeps_its_traceback(write: Write) -> None:
 
 def test_ctrl_c_ends_with_130_and_a_word(write: Write) -> None:
     Path("mine.py").write_text(
-        "import os, signal, tiny\nclass Mine(tiny.Plain):\n    def training_step(self, batch, i):\n"
+        "import os, signal, tiny\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us with it ignored\n"
+        "class Mine(tiny.Plain):\n    def training_step(self, batch, i):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n        return super().training_step(batch, i)\n"
     )
     text = Path(write()).read_text().replace("tiny.Composable", "mine.Mine")
