@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.errors import PluginError, RefusedError
+from trustformers_pl.gradients import OURS_ALONE, GradientPhase, open_phases
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import trainer_argument_owners
 from trustformers_pl.recipe.places import Section, plain
@@ -32,6 +33,7 @@ class Assembly:
         schedule: A part with the free variables `optimizer` and `total_steps`, or None.
         mixins: Further bases of the module's class, as `package.module:Class`.
         loss_terms: Additions to the module's loss.
+        sample_weights: Factors of each sample's loss.
         step: The owner of the `step` slot, or None for the sequential one.
         ckpt_path: A part that builds to the checkpoint to go on from, or None.
     """
@@ -44,6 +46,7 @@ class Assembly:
     schedule: Part | None
     mixins: tuple[str, ...] = ()
     loss_terms: tuple[Any, ...] = ()
+    sample_weights: tuple[Any, ...] = ()
     step: Any = None
     ckpt_path: Part | None = None
 
@@ -77,6 +80,7 @@ def assemble_parts(plan: Plan, live: Live | None = None) -> Assembly:
         schedule=hook.lr_schedule(plan=plan),
         mixins=tuple(_collected(hook.module_mixins(plan=plan))),
         loss_terms=tuple(_collected(hook.loss_terms(plan=plan))),
+        sample_weights=tuple(_collected(hook.sample_weights(plan=plan))),
         step=hook.step(plan=plan),
         ckpt_path=hook.ckpt_path(plan=plan),
     )
@@ -117,7 +121,9 @@ def _trainer(plan: Plan) -> Part:
     written = dict(plan.trainer)
     own_callbacks = [_class_part(item) for item in written.pop("callbacks", None) or []]
     callbacks = [*_collected(hook.callbacks(plan=plan)), *own_callbacks]
-    plugins = [part("trustformers_pl.environment:cluster_environment"), *_collected(hook.plugins(plan=plan))]
+    precision = _precision(plan, written.pop("precision", None))
+    environment = part("trustformers_pl.environment:cluster_environment")
+    plugins = [environment, precision, *_collected(hook.plugins(plan=plan))]
     arguments = {
         "default_root_dir": str(plan.folder),
         **QUIET_DEFAULTS,
@@ -127,10 +133,34 @@ def _trainer(plan: Plan) -> Part:
         "logger": _collected(hook.loggers(plan=plan)) or False,
         "plugins": plugins,
     }
-    strategy = hook.strategy(plan=plan)
+    strategy = _strategy(plan)
     if strategy is not None:
         arguments["strategy"] = strategy
     return part("trustformers_pl.loop:exact_loop", Part("lightning:Trainer", (), arguments))
+
+
+def _precision(plan: Plan, name: str | int | None) -> Part:
+    """The gradient order with the plugins' rules, in the precision that the recipe names."""
+    rules = {phase.value: _collected(plan.hook.gradient(plan=plan, phase=phase)) for phase in GradientPhase}
+    ours = [phase for phase in OURS_ALONE if rules[phase.value]]
+    if ours:
+        raise PluginError(
+            f"a plugin has a rule for the gradient phase {ours[0].value!r}, which takes none; use one of "
+            f"{', '.join(open_phases())}"
+        )
+    arguments: dict[str, Any] = {} if name is None else {"precision": name}
+    added = {phase: tuple(found) for phase, found in rules.items() if found}
+    return Part("trustformers_pl.precision_order:OrderedPrecision", (), arguments | ({"rules": added} if added else {}))
+
+
+def _strategy(plan: Plan) -> Any:
+    """The strategy of the run: a plugin's own, or a mesh of the dimensions that plugins contribute."""
+    strategy, dimensions = plan.hook.strategy(plan=plan), _collected(plan.hook.mesh(plan=plan))
+    if strategy is not None and dimensions:
+        raise RefusedError(
+            "a section brings its own strategy, and another one a dimension of the device mesh; remove one of the two"
+        )
+    return part("trustformers_pl.mesh_strategy:MeshStrategy", dimensions) if dimensions else strategy
 
 
 def _owned_arguments(plan: Plan) -> dict[str, Any]:

@@ -2,40 +2,81 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
-from trustformers_pl.steps import LossTerm, StepExecutor, sequential
+from trustformers_pl.steps import Contribution, LossTerm, Minimised, SampleWeights, StepExecutor, sequential
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from trustformers_pl.loss_window import LossWindow
+
+LOSS = "loss"
 
 
 class DecomposedLoss:
     """Mixin that makes a LightningModule composable: write `forward(batch)` and `loss(outputs, batch)`, nothing else.
 
-    *What* is computed enters through `loss_terms`; *how* a step runs is the executor in the `step` slot. Works in a
-    stock `lightning.Trainer`: `class MyModule(DecomposedLoss, LightningModule)`.
+    *What* is computed enters through `loss_terms` and `sample_weights`; *how* a step runs is the executor in the `step`
+    slot. Works in a stock `lightning.Trainer`: `class MyModule(DecomposedLoss, LightningModule)`; there each
+    micro-batch's mean is differentiated. With `OrderedPrecision` in the Trainer, gradients are divided once, by the
+    count of all micro-batches and ranks.
+
+    A `loss(outputs, batch, sample_weights)` with that third argument, (B,) or None, can be weighted by sample: the sum
+    is then of weighted losses, and the count that of the elements, unweighted.
+
+    Attributes:
+        loss_terms: Additions to the loss.
+        sample_weights: Factors of each sample's loss.
+        step_executor: The owner of the `step` slot.
+        loss_window: Where sums and counts are kept until the gradients are divided; None divides at once.
     """
 
     loss_terms: tuple[LossTerm, ...] = ()
+    sample_weights: tuple[SampleWeights, ...] = ()
     step_executor: StepExecutor = staticmethod(sequential)
+    loss_window: LossWindow | None = None
 
     if TYPE_CHECKING:  # given by LightningModule, and by the module's author
 
         def __call__(self, batch: Any) -> Any: ...  # noqa: D102
         def log(self, *args: Any, **kwargs: Any) -> None: ...  # noqa: D102
 
-        def loss(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
-            """Sum of the loss over the batch's valid elements, and their number (both scalar tensors)."""
+        loss: Any  # (outputs, batch[, sample_weights]) -> (sum over the valid elements, their number)
+
+    def contributions(self, outputs: Any, batch: Any) -> Minimised:
+        """The module's own loss, under `loss`, and every loss term under its name."""
+        weights = [weight.compute(self, batch) for weight in self.sample_weights]
+        loss_sum, count = self.loss(outputs, batch, *([reduce(mul, weights)] if weights else []))
+        found = {LOSS: Contribution(loss_sum, count)}
+        for term in self.loss_terms:
+            found[term.name] = Contribution(*term.compute(self, outputs, batch), term.weight)
+        return found
+
+    def weigh(self, contributions: Minimised) -> Tensor:
+        """The scalar to differentiate for these contributions of one micro-batch."""
+        if self.loss_window is not None:
+            return self.loss_window.weigh(contributions, self)  # type: ignore[arg-type]
+        return sum(part.weight * part.sum / part.count for part in contributions.values())  # type: ignore[return-value]
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Run the step slot's executor; `loss` in its result is differentiated by Lightning."""
+        """Run the step slot's executor.
+
+        Returns:
+            `loss`, which Lightning differentiates; `loss_sum` and `count` of the module's own loss, and the mean of
+            each loss term under its name, all detached.
+        """
         del batch_idx
-        return self.step_executor(self, batch)
+        loss, contributions = self.step_executor(self, batch)
+        own = contributions[LOSS]
+        means = {name: part.mean for name, part in contributions.items() if name != LOSS}
+        return {"loss": loss, "loss_sum": own.sum.detach(), "count": own.count, **means}
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Log `val_loss`, the mean over all valid elements of the validation set (nats, for a cross-entropy)."""
         del batch_idx
         loss_sum, count = self.loss(self(batch), batch)
-        self.log("val_loss", loss_sum / count, batch_size=int(count))
+        self.log("val_loss", loss_sum / count, batch_size=int(count), sync_dist=True)
         return {"loss_sum": loss_sum, "count": count}

@@ -28,3 +28,7 @@ class DataError(TrustformersError):
 
 class CheckpointError(TrustformersError):
     """A checkpoint that cannot be written, or is damaged, foreign or of another run."""
+
+
+class NonFiniteError(TrustformersError):
+    """Gradients that are infinite or no numbers; the weights were not touched by them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from lightning import LightningDataModule, LightningModule, seed_everything
@@ -84,14 +85,20 @@ def _module(assembly: Assembly) -> LightningModule:
 
 
 def _attach_loss(module: Any, assembly: Assembly) -> None:
-    if not (assembly.loss_terms or assembly.step):
+    if not (assembly.loss_terms or assembly.sample_weights or assembly.step):
         return
     if not isinstance(module, DecomposedLoss):
         raise RefusedError(
             f"{assembly.plan.place('model')}: {type(module).__name__} has only a training_step, and a feature of this "
             "run needs its loss taken apart; write `forward(batch)` and `loss(outputs, batch) -> (sum, count)` instead"
         )
-    module.loss_terms = tuple(build(list(assembly.loss_terms), {}))
+    module.loss_terms = build(assembly.loss_terms, {})
+    module.sample_weights = build(assembly.sample_weights, {})
+    if assembly.sample_weights and "sample_weights" not in inspect.signature(module.loss).parameters:
+        raise RefusedError(
+            f"{assembly.plan.place('model')}: a feature of this run weighs samples, and {type(module).__name__}.loss "
+            "takes none; write `loss(outputs, batch, sample_weights)`, with weights (B,) or None"
+        )
     if assembly.step is not None:
         module.step_executor = build(assembly.step, {})
 

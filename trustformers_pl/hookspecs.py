@@ -14,9 +14,10 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trustformers_pl.gradients import GradientPhase, Rule
     from trustformers_pl.parts import Part
     from trustformers_pl.plan import Plan
-    from trustformers_pl.steps import LossTerm, StepExecutor
+    from trustformers_pl.steps import LossTerm, SampleWeights, StepExecutor
 
 CONTRACT_VERSION = 1
 PROJECT = "trustformers_pl"
@@ -43,6 +44,13 @@ class HookSpecs:
         """The run's `Strategy`. One plugin may answer: claim `strategy`."""
 
     @hookspec
+    def mesh(self, plan: Plan) -> Sequence[Part] | None:
+        """Dimensions of the device mesh (`trustformers_pl.mesh_strategy.Dimension`), which make a `MeshStrategy`.
+
+        Outer dimensions first, in plugin order; a run has either dimensions or a `strategy`.
+        """
+
+    @hookspec
     def plugins(self, plan: Plan) -> Sequence[Part | Any] | None:
         """Precision and CheckpointIO parts for `Trainer(plugins=)`."""
 
@@ -61,6 +69,18 @@ class HookSpecs:
     @hookspec
     def loss_terms(self, plan: Plan) -> Sequence[Part | LossTerm] | None:
         """Loss terms added to the module's own loss, whoever runs the step. The module must be composable."""
+
+    @hookspec
+    def gradient(self, plan: Plan, phase: GradientPhase) -> Sequence[Part | Rule] | None:
+        """Rules for one phase of the gradient order (`trustformers_pl.gradients`), called once for each phase.
+
+        A rule is called with the `GradientStep` at every optimizer step, in plugin order, after what the phase does by
+        itself. The phases `unscale`, `divide`, `step` and `schedule` take none.
+        """
+
+    @hookspec
+    def sample_weights(self, plan: Plan) -> Sequence[Part | SampleWeights] | None:
+        """Factors of each sample's loss, multiplied. The module's `loss` must take `sample_weights`."""
 
     @hookspec(firstresult=True)
     def step(self, plan: Plan) -> Part | StepExecutor | None:

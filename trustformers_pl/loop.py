@@ -69,6 +69,11 @@ class EpochLoop(_TrainingEpochLoop):
             if on_step_boundary is not None:
                 on_step_boundary(trainer, trainer.lightning_module)
 
+    def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
+        """Lightning's, except after an optimizer step that was skipped."""
+        if not (interval == "step" and getattr(self.trainer.precision_plugin, "skipped", False)):
+            super().update_lr_schedulers(interval, update_plateau_schedulers)
+
     @property
     def last_step_done(self) -> bool:
         """Whether no step of this fit is left: at a step boundary, whether this was the last one."""

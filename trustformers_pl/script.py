@@ -55,6 +55,8 @@ def _module_lines(assembly: Assembly, script: Script) -> list[str]:
         lines.append(f"module = {'Module' + call[call.index('(') :] if composed else call}")
     if assembly.loss_terms:
         lines.append(f"module.loss_terms = {script.expression(assembly.loss_terms)}")
+    if assembly.sample_weights:
+        lines.append(f"module.sample_weights = {script.expression(assembly.sample_weights)}")
     if assembly.step is not None:
         lines.append(f"module.step_executor = {script.expression(assembly.step)}")
     return lines

@@ -14,6 +14,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """A part of what a step minimises: a sum over elements, their number, and the weight of its mean.
+
+    Attributes:
+        sum: Scalar tensor, differentiable.
+        count: Scalar tensor or number.
+        weight: Factor of the mean in the total.
+    """
+
+    sum: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, detached."""
+        return (self.sum / self.count).detach()
+
+
+@dataclass(frozen=True)
 class LossTerm:
     """One named addition to the module's loss.
 
@@ -29,31 +49,39 @@ class LossTerm:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class SampleWeights:
+    """One named factor of every sample's loss.
+
+    Attributes:
+        name: Of the feature that weighs.
+        compute: `(module, batch) -> (B,)`, a weight for each sample of the batch. Several are multiplied.
+    """
+
+    name: str
+    compute: Callable[[Any, Any], Tensor]
+
+
+Minimised = dict[str, Contribution]
+
+
 class StepExecutor(Protocol):
     """Runs one training step of a composable module: the slot that pipelines, episodes or rollouts may own."""
 
-    def __call__(self, module: DecomposedLoss, batch: Any) -> dict[str, Tensor]:
+    def __call__(self, module: DecomposedLoss, batch: Any) -> tuple[Tensor, Minimised]:
         """Compute the step.
 
         Args:
-            module: The composable module.
+            module: The composable module; `module.contributions(outputs, batch)` gives its loss and all loss terms,
+                `module.weigh(contributions)` the scalar to differentiate.
             batch: What the dataloader gave.
 
         Returns:
-            `loss` (scalar, to be differentiated), `loss_sum` and `count` of the module's own loss, and the mean of
-            each loss term under its name.
+            The scalar that Lightning differentiates, and the contributions that it was made of, for logging.
         """
 
 
-def sequential(module: DecomposedLoss, batch: Any) -> dict[str, Tensor]:
+def sequential(module: DecomposedLoss, batch: Any) -> tuple[Tensor, Minimised]:
     """Forward, loss and loss terms one after another, in one process: the default owner of the `step` slot."""
-    outputs = module(batch)
-    loss_sum, count = module.loss(outputs, batch)
-    total = loss_sum / count
-    means = {}
-    for term in module.loss_terms:
-        term_sum, term_count = term.compute(module, outputs, batch)
-        mean = term_sum / term_count
-        total = total + term.weight * mean
-        means[term.name] = mean.detach()
-    return {"loss": total, "loss_sum": loss_sum.detach(), "count": count, **means}
+    contributions = module.contributions(module(batch), batch)
+    return module.weigh(contributions), contributions

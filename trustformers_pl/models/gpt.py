@@ -92,20 +92,26 @@ class GPT(DecomposedLoss, LightningModule):
             cache.advance(new)
         return F.linear(self.norm(x), self.embedding.weight)
 
-    def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, outputs: Tensor, batch: Mapping[str, Tensor], sample_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy in nats.
 
         Args:
             outputs: (B, T, V), from `forward`.
             batch: Whose `labels` (B, T) are taken.
+            sample_weights: (B,), factors of each row's loss.
 
         Returns:
             The sum over the labels that are not -100 (at least in float32), and their number: scalars.
         """
         labels = batch["labels"]
         logits = outputs.flatten(0, 1).to(torch.promote_types(outputs.dtype, torch.float32))
-        loss_sum = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")
-        return loss_sum, (labels != -100).sum()
+        count = (labels != -100).sum()
+        if sample_weights is None:
+            return F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum"), count
+        losses = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none")
+        return (losses.view_as(labels).sum(dim=1) * sample_weights).sum(), count
 
     def generate(
         self,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch.optim import Optimizer
 
+    from trustformers_pl.gradients import GradientStep
+
 
 def is_due(trainer: Trainer) -> bool:
     """Whether Lightning itself logs the optimizer step that is running.
@@ -28,6 +30,12 @@ def is_due(trainer: Trainer) -> bool:
         Lightning's own decision, taken at any point of the step before it ends.
     """
     return bool(trainer._logger_connector.should_update_logs or getattr(trainer, "fast_dev_run", False))
+
+
+def ordered_step(trainer: Trainer) -> GradientStep | None:
+    """The optimizer step whose gradient norm `OrderedPrecision` has taken anyway; None with another Precision."""
+    step: GradientStep | None = getattr(trainer.precision_plugin, "last_step", None)
+    return step
 
 
 class Metrics(Callback):
@@ -76,7 +84,7 @@ class Metrics(Callback):
         self._stepping = {}
         if self._learning_rate:
             self._stepping["lr"] = float(optimizer.param_groups[0]["lr"])
-        if self._gradient_norm:
+        if self._gradient_norm and ordered_step(trainer) is None:
             self._stepping["grad_norm"] = total_norm(optimizer)
 
     @override
@@ -90,6 +98,9 @@ class Metrics(Callback):
         if is_due(trainer):
             self._window.append(scalars(outputs))
             if self._stepping is not None:
+                step = ordered_step(trainer)
+                if self._gradient_norm and step is not None and step.norm is not None:
+                    self._stepping["grad_norm"] = float(step.norm)
                 self._log(trainer, self._stepping)
 
     def _log(self, trainer: Trainer, stepping: dict[str, float]) -> None:

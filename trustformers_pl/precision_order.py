@@ -1,0 +1,166 @@
+"""`OrderedPrecision`: the Precision plugin through which gradients pass in the order of `gradients.py`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
+from lightning.pytorch.trainer import call
+from typing_extensions import override
+
+from trustformers_pl.decomposed import DecomposedLoss
+from trustformers_pl.errors import RefusedError
+from trustformers_pl.gradients import GradientOrder, GradientPhase, GradientStep
+from trustformers_pl.loss_window import LossWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from lightning import LightningModule
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from trustformers_pl.gradients import Rule
+
+AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+CONVERTED = ("16-true", "bf16-true")
+ALIASES = {None: "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+
+
+class OrderedPrecision(Precision):
+    """Any of Lightning's precisions, with the gradient order of this package.
+
+    Works in a stock Trainer: `Trainer(plugins=[OrderedPrecision()])`.
+
+    Args:
+        precision: Lightning's name: `32-true`, `64-true`, `16-true`, `bf16-true`, `16-mixed`, `bf16-mixed`.
+        rules: Gradient phase -> rules of features.
+        scaler: Of 16-bit losses; made for `16-mixed` when not given.
+
+    Raises:
+        RefusedError: A precision that is not among these.
+        ValueError: A rule in a phase that takes none.
+    """
+
+    def __init__(
+        self,
+        precision: str | int | None = None,
+        *,
+        rules: Mapping[str, Iterable[Rule]] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        name = ALIASES.get(None if precision is None else str(precision), str(precision))
+        if name not in (*AUTOCAST, *CONVERTED, "32-true", "64-true"):
+            raise RefusedError(f"precision {precision!r} has no gradient order; use 32-true, bf16-mixed or 16-mixed")
+        self.precision = name  # type: ignore[assignment]
+        self.order = GradientOrder(rules)
+        self.scaler = scaler
+        self.last_step: GradientStep | None = None
+        self._inner: Precision = Precision()
+        if name in CONVERTED:
+            self._inner = HalfPrecision(name)  # type: ignore[arg-type]
+        elif name == "64-true":
+            self._inner = DoublePrecision()
+        self._device = "cpu"
+
+    @override
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """Convert the weights where the precision says so, and let composable modules keep sums."""
+        trainer = getattr(module, "_trainer", None)
+        self._device = trainer.strategy.root_device.type if trainer is not None else "cpu"
+        if self.precision == "16-mixed" and self.scaler is None:
+            self.scaler = torch.amp.GradScaler(self._device)
+        if isinstance(module, DecomposedLoss):
+            module.loss_window = LossWindow()
+        return self._inner.convert_module(module)
+
+    @override
+    def convert_input(self, data: Any) -> Any:
+        return self._inner.convert_input(data)
+
+    @override
+    def convert_output(self, data: Any) -> Any:
+        return self._inner.convert_output(data)
+
+    @override
+    def tensor_init_context(self) -> AbstractContextManager[Any]:
+        return self._inner.tensor_init_context()
+
+    @override
+    def module_init_context(self) -> AbstractContextManager[Any]:
+        return self._inner.module_init_context()
+
+    @override
+    def forward_context(self) -> AbstractContextManager[Any]:
+        if self.precision in AUTOCAST:
+            return torch.autocast(self._device, dtype=AUTOCAST[self.precision])
+        return nullcontext() if type(self._inner) is Precision else self._inner.forward_context()
+
+    @override
+    def train_step_context(self) -> AbstractContextManager[Any]:  # type: ignore[override]
+        return self.forward_context()
+
+    @override
+    def pre_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
+        scaled = tensor if self.scaler is None else self.scaler.scale(tensor)
+        return super().pre_backward(scaled, module)
+
+    @override
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Optimizer, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
+    ) -> Any:
+        """Run the closure (forward and backward), then the phases, then the optimizer.
+
+        Raises:
+            NonFiniteError: The gradients are not finite, and neither the scaler nor a rule takes care of it.
+        """
+        if isinstance(optimizer, torch.optim.LBFGS) or not model.automatic_optimization:
+            return super().optimizer_step(optimizer, model, closure, **kwargs)
+        result = closure()
+        if result is None:  # the training step asked for no step
+            return result
+        step = self.last_step = GradientStep(model, optimizer)
+        self.order.before_hooks(step, self.scaler)
+        call._call_callback_hooks(model.trainer, "on_before_optimizer_step", optimizer)
+        call._call_lightning_module_hook(model.trainer, "on_before_optimizer_step", optimizer)
+        self.order.check(step, self.scaler)
+        self._clip(step)
+        if not step.skip:
+            optimizer.step(**kwargs)
+        if self.scaler is not None:
+            self.scaler.update()
+        self.order.after_step(step)
+        return result
+
+    def _clip(self, step: GradientStep) -> None:
+        if step.skip:
+            return
+        trainer = step.module.trainer
+        algorithm = trainer.gradient_clip_algorithm
+        self._clip_gradients(step.module, step.optimizer, trainer.gradient_clip_val, gradient_clip_algorithm=algorithm)
+        self.order.run(GradientPhase.CLIP, step)
+
+    @override
+    def clip_grad_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:
+        """Clip with the norm that the finite check has taken already."""
+        step = self.last_step
+        if step is None or step.norm is None or step.optimizer is not optimizer:
+            super().clip_grad_by_norm(optimizer, clip_val)
+        else:
+            torch.nn.utils.clip_grads_with_norm_(step.parameters, clip_val, step.norm)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last optimizer step was skipped; then schedules do not step either."""
+        return self.last_step is not None and self.last_step.skip
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.scaler is not None and "scaler" in state_dict:
+            self.scaler.load_state_dict(state_dict["scaler"])
