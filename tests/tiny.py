@@ -27,6 +27,14 @@ class Composable(DecomposedLoss, LightningModule):
         return ((outputs - batch[1]) ** 2).sum(), torch.tensor(len(batch[1]))
 
 
+class Weighable(Composable):
+    """Takes a weight for each sample."""
+
+    def loss(self, outputs: Tensor, batch: list[Tensor], sample_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        errors = ((outputs - batch[1]) ** 2).sum(1)
+        return (errors if sample_weights is None else errors * sample_weights).sum(), torch.tensor(len(errors))
+
+
 class OnlyForwardAndLoss(LightningModule):
     """Composable without the mixin: the engine adds it."""
 

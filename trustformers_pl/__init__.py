@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trustformers_pl.plugins import Plugin
     from trustformers_pl.recipe import Recipe
     from trustformers_pl.run import Run
-    from trustformers_pl.steps import LossTerm
+    from trustformers_pl.steps import LossTerm, SampleWeights
     from trustformers_pl.traits import Refusal, Traits
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Recipe",
     "Refusal",
     "Run",
+    "SampleWeights",
     "Trainer",
     "Traits",
     "assemble",
@@ -47,6 +48,7 @@ __getattr__, __dir__ = exports(
         "Recipe": "recipe",
         "Refusal": "traits",
         "Run": "run",
+        "SampleWeights": "steps",
         "Trainer": "live",
         "Traits": "traits",
         "assemble": "factory",
