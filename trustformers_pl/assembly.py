@@ -36,6 +36,7 @@ class Assembly:
         sample_weights: Factors of each sample's loss.
         step: The owner of the `step` slot, or None for the sequential one.
         ckpt_path: A part that builds to the checkpoint to go on from, or None.
+        live: What was given as objects.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Assembly:
     sample_weights: tuple[Any, ...] = ()
     step: Any = None
     ckpt_path: Part | None = None
+    live: Live = field(default_factory=lambda: Live())
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def assemble_parts(plan: Plan, live: Live | None = None) -> Assembly:
         sample_weights=tuple(_collected(hook.sample_weights(plan=plan))),
         step=hook.step(plan=plan),
         ckpt_path=hook.ckpt_path(plan=plan),
+        live=live,
     )
 
 
@@ -104,8 +107,7 @@ def _resumable(plan: Plan, data: Any) -> Part | None:
 
 
 def _refuse(plan: Plan, live: Live) -> None:
-    places = {plugin.name: str(plan.place(plugin.name)) for plugin in plan.plugins}
-    lines = refusals(list(plan.plugins), places, live.provides)
+    lines = refusals(plan, live.provides)
     for name in ("model", "data", "optimizer"):
         if getattr(live, name) is not None and name in plan.recipe.tree.entries:
             lines.append(f"{plan.place(name)}: {name} was also given as an object; give one of the two")
@@ -155,12 +157,9 @@ def _precision(plan: Plan, name: str | int | None) -> Part:
 
 def _strategy(plan: Plan) -> Any:
     """The strategy of the run: a plugin's own, or a mesh of the dimensions that plugins contribute."""
-    strategy, dimensions = plan.hook.strategy(plan=plan), _collected(plan.hook.mesh(plan=plan))
-    if strategy is not None and dimensions:
-        raise RefusedError(
-            "a section brings its own strategy, and another one a dimension of the device mesh; remove one of the two"
-        )
-    return part("trustformers_pl.mesh_strategy:MeshStrategy", dimensions) if dimensions else strategy
+    dimensions = _collected(plan.hook.mesh(plan=plan))
+    mesh = part("trustformers_pl.mesh_strategy:MeshStrategy", dimensions) if dimensions else None
+    return mesh or plan.hook.strategy(plan=plan)
 
 
 def _owned_arguments(plan: Plan) -> dict[str, Any]:

@@ -44,8 +44,15 @@ def extend(instance: Any, *mixins: type) -> Any:
     return instance
 
 
+def user_class_of(instance: Any) -> type:
+    """The class that a person wrote, without any mixins."""
+    found: type = type(instance)
+    while USER_CLASS in vars(found):
+        found = vars(found)[USER_CLASS]
+    return found
+
+
 def plain_again(instance: Any) -> Any:
     """Give an object that an earlier run extended its user's class back; returns the object."""
-    while USER_CLASS in vars(type(instance)):
-        instance.__class__ = vars(type(instance))[USER_CLASS]
+    instance.__class__ = user_class_of(instance)
     return instance

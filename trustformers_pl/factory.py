@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning import LightningDataModule, LightningModule, seed_everything
 
+from trustformers_pl.agreement import statements
 from trustformers_pl.assembly import Assembly, Live, assemble_parts
-from trustformers_pl.compose import extend, plain_again
+from trustformers_pl.compose import extend, plain_again, user_class_of
 from trustformers_pl.decomposed import DecomposedLoss
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.foreign_errors import as_our_own
@@ -18,7 +19,9 @@ from trustformers_pl.plan import make_plan
 from trustformers_pl.quiet import quiet_lightning
 from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.classes import build_class
+from trustformers_pl.refusals import refusals
 from trustformers_pl.run import Run
+from trustformers_pl.traits import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,6 +56,7 @@ def build_run(assembly: Assembly) -> Run:
     with quiet_lightning():
         seed_everything(assembly.plan.seed, workers=True, verbose=False)
         trainer = _trainer(assembly)
+        trainer.fit_loop.epoch_loop.statements = statements(assembly.plan)
         return Run(assembly, trainer, _module(assembly), _datamodule(assembly))
 
 
@@ -72,6 +76,7 @@ def _module(assembly: Assembly) -> LightningModule:
     extend(module, *(locate(mixin) for mixin in assembly.mixins))
     if callable(getattr(module, "loss", None)) and type(module).training_step is LightningModule.training_step:
         extend(module, DecomposedLoss)
+    _refuse(module, assembly)
     _attach_loss(module, assembly)
     if assembly.optimizer is not None:
         configured: Any = extend(module, ConfiguredOptimizers)
@@ -85,22 +90,27 @@ def _module(assembly: Assembly) -> LightningModule:
 
 
 def _attach_loss(module: Any, assembly: Assembly) -> None:
-    if not (assembly.loss_terms or assembly.sample_weights or assembly.step):
-        return
+    if isinstance(module, DecomposedLoss):
+        module.loss_terms = build(assembly.loss_terms, {})
+        module.sample_weights = build(assembly.sample_weights, {})
+        if assembly.step is not None:
+            module.step_executor = build(assembly.step, {})
+
+
+def _refuse(module: LightningModule, assembly: Assembly) -> None:
+    """What only the module itself can tell: whether it provides what the features need."""
+    user_class = user_class_of(module).__name__
+    lines = refusals(assembly.plan, assembly.live.provides | module_traits(module), user_class)
+    if lines:
+        raise RefusedError("\n".join(lines))
+
+
+def module_traits(module: LightningModule) -> frozenset[str]:
+    """The traits that a module provides."""
     if not isinstance(module, DecomposedLoss):
-        raise RefusedError(
-            f"{assembly.plan.place('model')}: {type(module).__name__} has only a training_step, and a feature of this "
-            "run needs its loss taken apart; write `forward(batch)` and `loss(outputs, batch) -> (sum, count)` instead"
-        )
-    module.loss_terms = build(assembly.loss_terms, {})
-    module.sample_weights = build(assembly.sample_weights, {})
-    if assembly.sample_weights and "sample_weights" not in inspect.signature(module.loss).parameters:
-        raise RefusedError(
-            f"{assembly.plan.place('model')}: a feature of this run weighs samples, and {type(module).__name__}.loss "
-            "takes none; write `loss(outputs, batch, sample_weights)`, with weights (B,) or None"
-        )
-    if assembly.step is not None:
-        module.step_executor = build(assembly.step, {})
+        return frozenset()
+    weighable = "sample_weights" in inspect.signature(module.loss).parameters
+    return frozenset({Trait.DECOMPOSED_LOSS, *([Trait.SAMPLE_WEIGHTS] if weighable else [])})
 
 
 def _datamodule(assembly: Assembly) -> LightningDataModule | None:

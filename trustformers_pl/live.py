@@ -20,6 +20,7 @@ from trustformers_pl.plugins import discover, slots
 from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.config import Problems, build_config
 from trustformers_pl.recipe.places import from_plain
+from trustformers_pl.traits import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +105,7 @@ class Trainer:
         loader_config = _loader_config(sections.pop("data", {}))
         is_module = isinstance(train_dataset, LightningDataModule) or train_dataset is None
         data = train_dataset if is_module else DatasetModule(train_dataset, val_dataset, loader_config)
-        provides = frozenset({"optimizer"}) if optimizer is not None else frozenset()
+        provides = frozenset[str]({Trait.OPTIMIZER}) if optimizer is not None else frozenset()
         self._live = Live(model, data, optimizer, provides)
         self._recipe = Recipe.from_mapping(sections)
 

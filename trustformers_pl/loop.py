@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
+from trustformers_pl.agreement import Statement, compare
 from trustformers_pl.randomness import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class EpochLoop(_TrainingEpochLoop):
 
     _random: dict[str, Any] | None
     _rewound: bool
+    statements: list[Statement]
     restarting: bool
 
     def on_save_checkpoint(self) -> dict[str, Any]:
@@ -41,6 +43,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._seek()
         if not self._rewound:
             self._rewound = True
+            compare(self.statements)
             self._rewind()
         if self._random is not None:
             restore_random_state(self._random)
@@ -101,5 +104,5 @@ def exact_loop(trainer: Trainer) -> Trainer:
     loop = trainer.fit_loop.epoch_loop
     if not isinstance(loop, EpochLoop):
         loop.__class__ = EpochLoop
-        loop._random, loop._rewound = None, False
+        loop._random, loop._rewound, loop.statements = None, False, []
     return trainer

@@ -11,6 +11,7 @@ import pluggy
 
 from trustformers_pl.errors import PluginError
 from trustformers_pl.hookspecs import PROJECT, HookSpecs
+from trustformers_pl.trace import trace_if_asked
 from trustformers_pl.traits import Traits
 
 GROUP = "trustformers_pl"
@@ -152,4 +153,5 @@ def hook_caller(plugins: list[Plugin]) -> pluggy.PluginManager:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(str(error).replace("\n", " ")) from error
+    trace_if_asked(manager)
     return manager

@@ -3,6 +3,68 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from trustformers_pl.names import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+class Slot(StrEnum):
+    """What only one feature of a run may *claim*. Each is the answer to one hook, or the owner of one thing."""
+
+    STEP = "step"
+    """Runs the training step; sequential when nobody claims it. Hook `step`."""
+    OPTIMIZER = "optimizer"
+    """Makes the optimizer. Hook `optimizer`."""
+    SCHEDULE = "schedule"
+    """Moves the learning rate. Hook `lr_schedule`."""
+    STRATEGY = "strategy"
+    """Is the Lightning Strategy, instead of a mesh. Hook `strategy`."""
+    DATA_PARALLEL = "data-parallel"
+    """Says what ranks that see different data do with weights and gradients."""
+    CHECKPOINTS = "checkpoints"
+    """Saves the run, and finds where to go on. Hook `ckpt_path`."""
+    PROGRESS = "progress"
+    """Draws on the terminal while the run goes on."""
+
+
+class Trait(StrEnum):
+    """What a feature, or the module, *provides* and others *require* or *refuse*."""
+
+    OPTIMIZER = "optimizer"
+    """The run builds the optimizer, or was given one. By `optimizer.*` and live optimizers; for schedules."""
+    DECOMPOSED_LOSS = "decomposed-loss"
+    """`forward(batch)` and `loss(outputs, batch) -> (sum, count)`. By modules; for loss terms and step executors."""
+    SAMPLE_WEIGHTS = "sample-weights"
+    """`loss` takes weights by sample. By modules; for features that weigh samples."""
+    MESH = "mesh"
+    """A device mesh is there. By its dimensions; refused by strategies of their own."""
+
+
+OF_MODULES: Mapping[str, str] = {
+    Trait.DECOMPOSED_LOSS: "give the module `forward(batch)` and `loss(outputs, batch) -> (sum, count)`",
+    Trait.SAMPLE_WEIGHTS: "let the module's `loss(outputs, batch, sample_weights)` take weights (B,) or None",
+}
+"""Traits that modules provide, each with what the author of a module does to provide it."""
+
+SLOTS_OF_HOOKS: Mapping[str, Slot] = {
+    "step": Slot.STEP,
+    "optimizer": Slot.OPTIMIZER,
+    "lr_schedule": Slot.SCHEDULE,
+    "strategy": Slot.STRATEGY,
+    "ckpt_path": Slot.CHECKPOINTS,
+}
+"""Hooks with one answer, and the slot that whoever implements one must claim."""
+
+NEEDS_OF_HOOKS: Mapping[str, Trait] = {
+    "loss_terms": Trait.DECOMPOSED_LOSS,
+    "step": Trait.DECOMPOSED_LOSS,
+    "sample_weights": Trait.SAMPLE_WEIGHTS,
+}
+"""Hooks that need something of the module: whoever implements one requires it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +82,19 @@ class Refusal:
     mend: str
 
 
+REFUSALS_OF_HOOKS: Mapping[str, Refusal] = {
+    "strategy": Refusal(
+        trait=Trait.MESH, reason="a run has one strategy, and a mesh is one", mend="remove one of the two sections"
+    ),
+}
+"""Hooks that cannot live with a trait: whoever implements one refuses it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Traits:
     """The declarations of one feature with one configuration.
+
+    The words are those of `Slot` and `Trait`; packages add their own as `package:word`.
 
     Attributes:
         claims: Exclusive slots; two features of a run may not claim the same one.
@@ -37,3 +109,18 @@ class Traits:
     requires: frozenset[str] = frozenset()
     refuses: tuple[Refusal, ...] = ()
     after: frozenset[str] = frozenset()
+
+
+def unknown_words(traits: Traits) -> list[str]:
+    """Complaints about words that are neither of the vocabulary nor a package's own."""
+    words = [(word, Slot) for word in traits.claims]
+    asked = (*traits.provides, *traits.requires, *(refusal.trait for refusal in traits.refuses))
+    return sorted(
+        f"{str(word)!r} is no {kind.__name__.lower()}; {nearest(word, _values(kind))}, or call it `your-package:{word}`"
+        for word, kind in [*words, *((word, Trait) for word in asked)]
+        if ":" not in word and word not in _values(kind)
+    )
+
+
+def _values(kind: Iterable[StrEnum]) -> list[str]:
+    return [member.value for member in kind]

@@ -104,7 +104,7 @@ def test_the_composed_class_is_one_that_a_person_could_have_typed(write: Write, 
 
 
 TERM = """
-    from trustformers_pl import LossTerm, Plugin, hookimpl, part
+    from trustformers_pl import LossTerm, Plugin, Traits, hookimpl, part
     def size(module, outputs, batch):
         weight = module.layer.weight
         return (weight ** 2).sum(), weight.new_tensor(weight.numel())
@@ -121,6 +121,9 @@ TERM = """
             return [part("term_pack:LossTerm", "size", size, weight=10.0)]
     class Double(Plugin):
         "Doubles the loss."
+        @classmethod
+        def traits(cls, config):
+            return Traits(claims=frozenset({"step"}))
         @hookimpl
         def step(self, plan):
             return part("term_pack:executor")
@@ -151,17 +154,22 @@ def test_loss_terms_mixins_and_the_step_slot_reach_the_module(write: Write, inst
 def test_what_needs_a_decomposed_loss_refuses_a_plain_training_step(write: Write, install: Install) -> None:
     install("term-pack", TERM, trustformers_pl={"shrink": "Shrink"})
     text = Path(write()).read_text().replace("tiny.Composable", "tiny.Plain")
-    with pytest.raises(
-        RefusedError, match=r"recipe\.yaml:2: Plain has only a training_step, and a feature of this run needs"
-    ):
+    with pytest.raises(RefusedError) as caught:
         assemble(write(text, "shrink: {}\n"))
+    assert str(caught.value) == (
+        "recipe.yaml:10: shrink needs decomposed-loss, which Plain does not provide; give the module `forward(batch)` and "
+        "`loss(outputs, batch) -> (sum, count)`, or remove the section"
+    )
 
 
 def test_a_strategy_comes_from_a_hook(write: Write, install: Install) -> None:
     source = """
-    from trustformers_pl import Plugin, hookimpl, part
+    from trustformers_pl import Plugin, Traits, hookimpl, part
     class Feature(Plugin):
         "One device, said the long way."
+        @classmethod
+        def traits(cls, config):
+            return Traits(claims=frozenset({"strategy"}))
         @hookimpl
         def strategy(self, plan):
             return part("lightning.pytorch.strategies:SingleDeviceStrategy", device="cpu")

@@ -240,7 +240,8 @@ def test_sample_weights_are_multiplied_and_reach_the_loss(write: Any, install: A
     # By hand: the weights are 4 * 0.5 for the first sample and 0 for the others, over 4 samples.
     expected = 2 * (module.layer(batch[0])[0, 0] ** 2) / 4  # type: ignore[operator]
     assert torch.allclose(result["loss_sum"] / result["count"], expected)
-    with pytest.raises(RefusedError, match=r"a feature of this run weighs samples, and Composable\S*\.loss takes none"):
+    said = r"recipe\.yaml:10: first needs sample-weights, which Composable does not provide; let the module's `loss"
+    with pytest.raises(RefusedError, match=said):
         assemble(write(more="first: {}\n"))
 
 

@@ -163,7 +163,7 @@ def test_all_refusals_are_told_at_once(install: Install) -> None:
     assert str(caught.value).splitlines() == [
         "Python: beta and alpha both claim step; remove one of the two sections",
         "Python: beta refuses a-pack:odd (of alpha), because it is odd; remove the section alpha",
-        "Python: gamma needs c-pack:rare, which nothing in this run provides",
+        "Python: gamma needs c-pack:rare, which nothing in this run provides; add a section that does, or remove this one",
         "gamma dislikes this run",
     ]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.traits import Traits
+from trustformers_pl.traits import Slot, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ class CheckpointPlugin(Plugin):
     def traits(cls, config: Config) -> Traits:
         """It owns the run's checkpoints."""
         del config
-        return Traits(claims=frozenset({"checkpoints"}), provides=frozenset({"checkpoints"}))
+        return Traits(claims=frozenset({Slot.CHECKPOINTS}))
 
     @hookimpl
     def trainer_arguments(self, plan: Plan) -> Mapping[str, Any]:

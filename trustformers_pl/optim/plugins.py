@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Name, Part, part
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.traits import Traits
+from trustformers_pl.traits import Slot, Trait, Traits
 
 if TYPE_CHECKING:
     from trustformers_pl.plan import Plan
@@ -43,7 +43,7 @@ class AdamWPlugin(Plugin):
     def traits(cls, config: Config) -> Traits:
         """It fills the optimizer slot."""
         del config
-        return Traits(claims=frozenset({"optimizer"}), provides=frozenset({"optimizer"}))
+        return Traits(claims=frozenset({Slot.OPTIMIZER}), provides=frozenset({Trait.OPTIMIZER}))
 
     @hookimpl
     def optimizer(self, plan: Plan) -> Part:
@@ -79,7 +79,7 @@ class CosinePlugin(Plugin):
     def traits(cls, config: Config) -> Traits:
         """It fills the schedule slot of an optimizer that this run builds or was given."""
         del config
-        return Traits(claims=frozenset({"schedule"}), requires=frozenset({"optimizer"}))
+        return Traits(claims=frozenset({Slot.SCHEDULE}), requires=frozenset({Trait.OPTIMIZER}))
 
     @hookimpl
     def lr_schedule(self, plan: Plan) -> Part:

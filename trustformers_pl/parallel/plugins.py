@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.traits import Traits
+from trustformers_pl.traits import Slot, Trait, Traits
 
 if TYPE_CHECKING:
     from trustformers_pl.plan import Plan
@@ -39,7 +39,7 @@ class DDPPlugin(Plugin):
     def traits(cls, config: Config) -> Traits:
         """It says what the ranks that see different data do."""
         del config
-        return Traits(claims=frozenset({"data-parallel"}), provides=frozenset({"mesh"}))
+        return Traits(claims=frozenset({Slot.DATA_PARALLEL}), provides=frozenset({Trait.MESH}))
 
     @hookimpl
     def mesh(self, plan: Plan) -> list[Part]:

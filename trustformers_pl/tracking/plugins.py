@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
+from trustformers_pl.traits import Slot, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +76,12 @@ class ProgressPlugin(Plugin):
         """Where the output is not a terminal, seconds between lines."""
 
     config: Config
+
+    @classmethod
+    def traits(cls, config: Config) -> Traits:
+        """One feature draws on the terminal."""
+        del config
+        return Traits(claims=frozenset({Slot.PROGRESS}))
 
     @hookimpl
     def trainer_arguments(self, plan: Plan) -> Mapping[str, Any]:
