@@ -57,7 +57,7 @@ def build_run(assembly: Assembly) -> Run:
         seed_everything(assembly.plan.seed, workers=True, verbose=False)
         trainer = _trainer(assembly)
         trainer.fit_loop.epoch_loop.statements = statements(assembly.plan)
-        return Run(assembly, trainer, _module(assembly), _datamodule(assembly))
+        return Run(assembly, trainer, build_module(assembly), _datamodule(assembly))
 
 
 def _trainer(assembly: Assembly) -> Trainer:
@@ -66,7 +66,13 @@ def _trainer(assembly: Assembly) -> Trainer:
     return trainer
 
 
-def _module(assembly: Assembly) -> LightningModule:
+def build_module(assembly: Assembly) -> LightningModule:
+    """The module with the features' mixins, loss terms and optimizer.
+
+    Raises:
+        RecipeError: The class cannot be built.
+        RefusedError: The module does not provide what a feature needs.
+    """
     module = _built(assembly, "model", assembly.model, LightningModule)
     if not isinstance(module, LightningModule):
         raise RefusedError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
 from trustformers_pl.errors import CheckpointError, RecipeError
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.quiet import quiet_lightning
@@ -53,7 +55,8 @@ class Run:
             CheckpointError: The folder has checkpoints, and none of them is whole.
         """
         resolved = self.assembly.plan.resolved
-        if resume == "never" and self.folder.exists():
+        leads = getattr(rank_zero_only, "rank", 0) == 0
+        if leads and resume == "never" and self.folder.exists():
             set_aside(self.folder)
         ckpt_path = self.ckpt_path()
         differences = changes(self.folder, resolved) if ckpt_path else []
@@ -62,7 +65,8 @@ class Run:
                 f"{self.folder}: its checkpoints are of another recipe ({'; '.join(differences)}); "
                 "--resume=force goes on with this one, --resume=never starts anew and keeps the old folder"
             )
-        record(self.folder, resolved)
+        if leads:
+            record(self.folder, resolved)
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), ckpt_path):
             self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
 

@@ -87,6 +87,35 @@ def test_explain_shows_values_with_origin_and_features_in_order(write: Write, co
     assert re.search(r"^1 +csv .*\n2 +optimizer\.adamw ", out, re.MULTILINE)
 
 
+def test_explain_shows_a_training_step_phase_by_phase(write: Write, command: Command) -> None:
+    recipe = write(more="schedule: {name: cosine}\ncsv: {}\nddp: {}\n")
+    out = command("explain", recipe, "--trainer.gradient_clip_val=1.0")[1]
+    table = out.partition("A TRAINING STEP")[2].partition("# The same run")[0]
+    moments = [tuple(re.split(r" {2,}", line.strip())) for line in table.splitlines()[1:] if line.strip()]
+    assert [phase for phase, *_ in moments] == [
+        "batch", "forward", "backward", "sync", "unscale", "divide", "hooks", "finite", "clip", "step", "schedule", "log",
+    ]  # fmt: skip
+    assert ("clip", "engine", "by norm, to 1.0") in moments
+    assert (
+        "step",
+        "optimizer.adamw",
+        "AdamW(decay_groups(module, weight_decay=0.01), lr=0.001, betas=(0.9, 0.999), eps=1e-08)",
+    ) in moments
+
+
+def test_explain_build_shows_the_composed_class(write: Write, command: Command) -> None:
+    out = command("explain", write(), "--build")[1].partition("CLASS, IN METHOD ORDER")[2]
+    rows = [re.split(r" {2,}", line.strip()) for line in out.splitlines()[1:] if line.strip()]
+    assert [row[0] for row in rows] == [
+        "Composable+ConfiguredOptimizers", "ConfiguredOptimizers", "Composable", "DecomposedLoss",
+        "5 parameters, 0.0 MiB, in 2 tensors",
+    ]  # fmt: skip
+    assert rows[0][1] == "composed by the engine"
+    assert re.fullmatch(r"trustformers_pl/optimization\.py:\d+|.*trustformers_pl/optimization\.py:\d+", rows[1][1])
+    assert rows[1][2] == "configure_optimizers"
+    assert re.fullmatch(r".*tests/tiny\.py:\d+", rows[2][1])
+
+
 def test_the_python_that_explain_prints_trains_the_same_weights(write: Write, command: Command) -> None:
     recipe = write(more="schedule: {name: cosine, warmup_steps: 2}\ncheckpoint: {}\ncsv: {}\n")
     script = command("explain", recipe)[1].partition("# The same run as Python:\n")[2]

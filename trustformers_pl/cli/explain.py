@@ -6,24 +6,34 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.assembly import Assembly, assemble_parts
+from trustformers_pl.cli.built import print_built
 from trustformers_pl.cli.tables import print_table
 from trustformers_pl.plan import Plan, make_plan
 from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.places import flatten
 from trustformers_pl.script import python_source
+from trustformers_pl.timeline import timeline
 
 if TYPE_CHECKING:
     import argparse
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    """Print the values with their origins, the features in order, and the run as Python. Nothing is built."""
+    """Print the values with their origins, the features in order, a step's timeline, and the run as Python.
+
+    Nothing is built without `--build`.
+    """
     assembly = assemble_parts(make_plan(Recipe.read(options.recipe, overrides)))
     _print_values(assembly.plan)
     print()
     _print_plugins(assembly.plan)
     print()
+    _print_timeline(assembly)
+    print()
     _print_source(assembly)
+    if options.build:
+        print()
+        print_built(assembly)
     return 0
 
 
@@ -40,6 +50,10 @@ def _print_plugins(plan: Plan) -> None:
             [str(number), plugin.name, (type(plugin).__doc__ or "").partition("\n")[0], offer.package, offer.version]
         )
     print_table(["", "FEATURE, IN ORDER", "WHAT IT IS", "PACKAGE", "VERSION"], rows)
+
+
+def _print_timeline(assembly: Assembly) -> None:
+    print_table(["A TRAINING STEP", "WHO", "WHAT"], [[m.phase, m.who, m.what] for m in timeline(assembly)])
 
 
 def _print_source(assembly: Assembly) -> None:

@@ -18,7 +18,7 @@ COMMANDS = {
     "fit": "train, from the newest checkpoint of the run folder if there is one",
     "validate": "measure the newest checkpoint on the validation data",
     "generate": "let the newest checkpoint's model continue a text",
-    "explain": "show every value and its origin, the features in order, and the run as Python",
+    "explain": "show every value and its origin, the features in order, a training step, and the run as Python",
     "plugins": "list the features that are installed",
 }
 EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
@@ -94,6 +94,10 @@ def _add_options(command: str, parser: argparse.ArgumentParser) -> None:
         resume = "auto: go on where the run folder's newest checkpoint is (default); force: also if the recipe has "
         resume += "changed since; never: start anew, keeping the old folder under another name"
         parser.add_argument("--resume", choices=["auto", "force", "never"], default="auto", help=resume)
+    if command == "explain":
+        parser.add_argument(
+            "--build", action="store_true", help="also build the module, on no memory, and show its class"
+        )
     if command == "generate":
         parser.add_argument("--prompt", default="", help="the text to continue")
         parser.add_argument("--max-new-tokens", type=int, default=300, help="how many tokens to generate (300)")

@@ -25,7 +25,12 @@ def opened(recipe: str, overrides: Iterable[str]) -> Run:
     assembly = assemble_parts(make_plan(Recipe.read(recipe, overrides)))  # before torch: bad input is told at once
     from trustformers_pl.factory import build_run
 
+    local_classes()
+    return build_run(assembly)
+
+
+def local_classes() -> None:
+    """Let recipes name classes next to where the command is called."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    return build_run(assembly)
