@@ -1,8 +1,9 @@
 """The contract between the core and its plugins: every hook, when it is called, and what an answer means.
 
-All hooks are called once, while a run is assembled, in the order of this file and, within one hook, in the order of
-the plugins (`trustformers-pl plugins`). They answer with `Part`s (see `trustformers_pl.parts`), or with objects that
-are built already; what runs during training are Lightning's own hooks on those objects. `None` means nothing to add.
+Hooks are called while a run is assembled (`probe` and `report`: when it has ended), in the order of this file and,
+within one hook, in the order of the plugins (`trustformers-pl explain`). They answer with `Part`s (see
+`trustformers_pl.parts`), or with objects that are built already; what runs during training are Lightning's own hooks on
+those objects. `None` means nothing to add.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from trustformers_pl.gradients import GradientPhase, Rule
     from trustformers_pl.parts import Part
     from trustformers_pl.plan import Plan
+    from trustformers_pl.recipe import Recipe
+    from trustformers_pl.report import ReportSection
+    from trustformers_pl.run import Run
     from trustformers_pl.steps import LossTerm, SampleWeights, StepExecutor
 
 CONTRACT_VERSION = 1
@@ -27,6 +31,14 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 class HookSpecs:
     """The hooks."""
+
+    @hookspec
+    def recipe(self, recipe: Recipe) -> Mapping[str, Any] | None:
+        """Sections that this plugin's own section stands for: importers, and short forms of several sections.
+
+        Called before everything else, once for each plugin that implements it, in the order of their names. What it
+        answers is laid under the recipe, so that written values win; its origin is the plugin's section.
+        """
 
     @hookspec
     def check(self, plan: Plan) -> Sequence[str] | None:
@@ -100,3 +112,14 @@ class HookSpecs:
     @hookspec(firstresult=True)
     def ckpt_path(self, plan: Plan) -> Part | None:
         """The checkpoint to go on from, as a part that builds to a path or None, for `Trainer.fit(ckpt_path=)`."""
+
+    @hookspec
+    def probe(self, run: Run) -> str | None:
+        """Evidence, after a fit, that this feature took part: one line, or None where there is none.
+
+        The pair test asks it: a feature that is on and leaves no evidence is a feature that was silently ignored.
+        """
+
+    @hookspec
+    def report(self, run: Run) -> Sequence[ReportSection] | None:
+        """Sections of the run's report, written to `report.md` in the run folder when a fit ends."""

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trustformers_pl.expansion import expanded
 from trustformers_pl.names import nearest
 from trustformers_pl.plugins import Offer, Plugin, discover, hook_caller, in_order, slots, trainer_argument_owners
 from trustformers_pl.recipe.config import Problems, build_config, with_defaults
@@ -82,6 +83,8 @@ def make_plan(recipe: Recipe) -> Plan:
     """
     offers = discover()
     problems = Problems()
+    recipe = expanded(recipe, offers, problems)
+    problems.raise_if_any()
     _check_variables(recipe, offers, problems)
     plugins = [plugin for name in recipe.tree.entries if (plugin := _plugin(recipe, name, offers, problems))]
     seed = _seed(recipe, problems)

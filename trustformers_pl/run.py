@@ -10,7 +10,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from trustformers_pl.errors import CheckpointError, RecipeError
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.quiet import quiet_lightning
-from trustformers_pl.run_folder import changes, record, set_aside
+from trustformers_pl.report import FILE as REPORT
+from trustformers_pl.report import report_text
+from trustformers_pl.run_folder import changes, record, set_aside, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +71,8 @@ class Run:
             record(self.folder, resolved)
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), ckpt_path):
             self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
+        if self.trainer.is_global_zero:
+            write_text(self.folder / REPORT, report_text(self))
 
     def validate(self) -> dict[str, float]:
         """Metrics of the newest checkpoint over the validation data.
@@ -80,6 +84,13 @@ class Run:
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
             results = self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
+
+    def probe(self) -> dict[str, str | None]:
+        """For each feature that can say so, the evidence that it took part in the fit that has ended."""
+        relay = self.assembly.plan.hook
+        calls: dict[str, Any] = {i.plugin_name: i for i in relay.probe.get_hookimpls()}
+        names = [plugin.name for plugin in self.assembly.plan.plugins if plugin.name in calls]
+        return {name: calls[name].function(*(self for _ in calls[name].argnames)) for name in names}
 
     def load_weights(self) -> str:
         """Put the newest checkpoint's weights into the module; returns which one.

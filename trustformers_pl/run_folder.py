@@ -27,14 +27,23 @@ def record(folder: Path, resolved: Section) -> None:
         TrustformersError: The folder cannot be written to.
     """
     text = "# The recipe as this run read it, every default filled in.\n"
-    text += yaml.safe_dump(_portable(resolved), sort_keys=False, allow_unicode=True)
-    temporary = folder / f".{RECORD}.tmp-{os.getpid()}"
+    write_text(folder / RECORD, text + yaml.safe_dump(_portable(resolved), sort_keys=False, allow_unicode=True))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of the run folder, atomically.
+
+    Raises:
+        TrustformersError: The folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / RECORD)
+        temporary.replace(path)
     except OSError as error:
-        raise TrustformersError(f"{folder}: {error.strerror}; choose another --trainer.default_root_dir") from error
+        cause = f"{path.parent}: {error.strerror}"
+        raise TrustformersError(f"{cause}; choose another --trainer.default_root_dir") from error
 
 
 def changes(folder: Path, resolved: Section) -> list[str]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
+from trustformers_pl.report import ReportSection
 from trustformers_pl.traits import Slot, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trustformers_pl.plan import Plan
+    from trustformers_pl.run import Run
 
 
 class CheckpointPlugin(Plugin):
@@ -69,3 +71,17 @@ class CheckpointPlugin(Plugin):
     def ckpt_path(self, plan: Plan) -> Part:
         """The newest whole checkpoint of the run folder."""
         return part("trustformers_pl.checkpoint:resume_path", str(plan.folder / "checkpoints"))
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """The checkpoints that are there."""
+        names = sorted(path.name for path in (run.folder / "checkpoints").glob("step-*"))
+        return f"checkpoints: {', '.join(names)}" if names else None
+
+    @hookimpl
+    def report(self, run: Run) -> list[ReportSection]:
+        """The checkpoints that are there."""
+        folders = sorted((run.folder / "checkpoints").glob("step-*"))
+        sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in folders]
+        rows = [f"| `{folder.name}` | {size / 2**20:.1f} |" for folder, size in zip(folders, sizes, strict=True)]
+        return [ReportSection("Checkpoints", "\n".join(["| checkpoint | MiB |", "|---|---|", *rows]))]

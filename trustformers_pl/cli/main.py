@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from trustformers_pl.cli.foreign import foreign_commands, load_command
 from trustformers_pl.errors import RecipeError, TrustformersError
 
 if TYPE_CHECKING:
@@ -52,16 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    options, rest = _parser().parse_known_args(arguments)
+    options, rest = _parser(arguments).parse_known_args(arguments)
     unknown = [argument for argument in rest if not argument.startswith("--")]
     if unknown:
         raise RecipeError(f"{unknown[0]}: not understood; a value is set as --section.key=value, with no space")
-    command = import_module(f"trustformers_pl.cli.{options.command}")
-    code: int = command.run(options, rest)
+    if options.command in COMMANDS:
+        run = import_module(f"trustformers_pl.cli.{options.command}").run
+    else:
+        run = load_command(options.command).run
+    code: int = run(options, rest)
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trustformers-pl",
         description="Train transformers with features that work together, from one recipe.",
@@ -82,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         _add_options(name, sub)
+    for name, package in foreign_commands().items():
+        sub = commands.add_parser(name, help=f"a command of {package}", allow_abbrev=False)
+        if name in arguments:
+            load_command(name).add_arguments(sub)
     return parser
 
 

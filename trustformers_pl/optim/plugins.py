@@ -12,6 +12,7 @@ from trustformers_pl.traits import Slot, Trait, Traits
 
 if TYPE_CHECKING:
     from trustformers_pl.plan import Plan
+    from trustformers_pl.run import Run
 
 
 class AdamWPlugin(Plugin):
@@ -52,6 +53,12 @@ class AdamWPlugin(Plugin):
         config = self.config
         groups = part("trustformers_pl.optim:decay_groups", Name("module"), weight_decay=config.weight_decay)
         return part("trustformers_pl.optim:AdamW", groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """The optimizer that stepped."""
+        names = [type(optimizer).__name__ for optimizer in run.trainer.optimizers]
+        return f"optimizer: {names[0]}" if names == ["AdamW"] else None
 
 
 class CosinePlugin(Plugin):
@@ -94,3 +101,9 @@ class CosinePlugin(Plugin):
             min_ratio=config.min_ratio,
         )
         return part("torch.optim.lr_scheduler:LambdaLR", Name("optimizer"), factor)
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """The schedule, and how often it was stepped."""
+        names = [(type(c.scheduler).__name__, c.scheduler.last_epoch) for c in run.trainer.lr_scheduler_configs]
+        return f"{names[0][0]} stepped {names[0][1]} times" if names and names[0][1] else None

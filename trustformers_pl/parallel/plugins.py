@@ -12,6 +12,7 @@ from trustformers_pl.traits import Slot, Trait, Traits
 
 if TYPE_CHECKING:
     from trustformers_pl.plan import Plan
+    from trustformers_pl.run import Run
 
 
 class DDPPlugin(Plugin):
@@ -53,3 +54,8 @@ class DDPPlugin(Plugin):
             static_graph=config.static_graph,
         )
         return [part("trustformers_pl.parallel:Dimension", "data_parallel", wrap=replicate)]
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """The mesh that the run was on."""
+        return f"{run.trainer.strategy.data_ranks} data ranks" if run.trainer.global_step else None  # type: ignore[attr-defined]

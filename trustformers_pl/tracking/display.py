@@ -47,7 +47,7 @@ class Display:
         self._plain_every_seconds = plain_every_seconds
         self._metrics = metrics
         self._live: Live | None = None
-        self._stderr = sys.stderr
+        self._stderr: Any = None  # not the stream itself: a callback must pickle
 
     @property
     def is_live(self) -> bool:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
+from trustformers_pl.report import ReportSection
 from trustformers_pl.traits import Slot, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trustformers_pl.plan import Plan
+    from trustformers_pl.run import Run
 
 
 class CSVPlugin(Plugin):
@@ -32,6 +35,12 @@ class CSVPlugin(Plugin):
     def loggers(self, plan: Plan) -> list[Part]:
         """The logger."""
         return [part("trustformers_pl.tracking:CSVLogger", str(plan.folder), name=self.config.file)]
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """The table's columns."""
+        path = run.folder / self.config.file
+        return f"columns: {path.read_text().splitlines()[0]}" if path.exists() else None
 
 
 class MetricsPlugin(Plugin):
@@ -64,6 +73,12 @@ class MetricsPlugin(Plugin):
             )
         ]
 
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """The training metrics that were measured."""
+        names = sorted(run.trainer.callback_metrics.keys() & {"train_loss", "lr", "grad_norm", "tokens_per_second"})
+        return f"measured: {', '.join(names)}" if names else None
+
 
 class ProgressPlugin(Plugin):
     """A progress bar in a terminal, a line now and then elsewhere."""
@@ -94,6 +109,12 @@ class ProgressPlugin(Plugin):
         """The bar."""
         del plan
         return [part("trustformers_pl.tracking:Progress", plain_every_seconds=self.config.plain_every_seconds)]
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """The bar that was shown."""
+        bar = run.trainer.progress_bar_callback
+        return f"bar: {type(bar).__name__}" if bar is not None and type(bar).__name__ == "Progress" else None
 
 
 class SamplesPlugin(Plugin):
@@ -138,3 +159,21 @@ class SamplesPlugin(Plugin):
                 folder=str(plan.folder),
             )
         ]
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """How many samples were kept."""
+        count = len(_samples(run))
+        return f"{count} samples" if count else None
+
+    @hookimpl
+    def report(self, run: Run) -> list[ReportSection]:
+        """The last sample of each prompt."""
+        last = {sample["prompt"]: sample for sample in _samples(run)}
+        texts = [f"Step {s['step']}:\n\n```text\n{s['prompt']}{s['text']}\n```" for s in last.values()]
+        return [ReportSection("Samples", "\n\n".join(texts))] if texts else []
+
+
+def _samples(run: Run) -> list[dict[str, Any]]:
+    path = run.folder / "samples.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -31,8 +31,11 @@ class Progress(ProgressBar):
 
     def __init__(self, *, plain_every_seconds: float = 30.0, console: Console | None = None) -> None:
         super().__init__()
-        self._display = Display(console, plain_every_seconds, lambda: shown_metrics(self.trainer))
+        self._display = Display(console, plain_every_seconds, self._latest)
         self._enabled = True
+
+    def _latest(self) -> list[tuple[str, str]]:
+        return shown_metrics(self.trainer)
 
     @property
     def is_enabled(self) -> bool:
