@@ -10,12 +10,14 @@ from lightning import LightningDataModule, LightningModule, seed_everything
 from trustformers_pl.agreement import statements
 from trustformers_pl.assembly import Assembly, Live, assemble_parts
 from trustformers_pl.compose import extend, plain_again, user_class_of
+from trustformers_pl.declared_program import declared_program
 from trustformers_pl.decomposed import DecomposedLoss
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.optimization import ConfiguredOptimizers
 from trustformers_pl.parts import Part, build, locate
 from trustformers_pl.plan import make_plan
+from trustformers_pl.program_run import ProgramRun
 from trustformers_pl.quiet import quiet_lightning
 from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.classes import build_class
@@ -40,6 +42,9 @@ def assemble(
         overrides: `section.key=value` or `no-section`, for a file.
         live: Objects that take the place of sections.
 
+    Returns:
+        A run; of a recipe that is a program, a `ProgramRun`.
+
     Raises:
         RecipeError: The recipe cannot be read as meant: unknown names, wrong types, a class that cannot be built.
         RefusedError: Features that cannot live in one run, or not with this model.
@@ -48,7 +53,9 @@ def assemble(
     if not isinstance(recipe, Recipe):
         is_file = not hasattr(recipe, "keys")
         recipe = Recipe.read(recipe, overrides) if is_file else Recipe.from_mapping(recipe)  # type: ignore[arg-type]
-    return build_run(assemble_parts(make_plan(recipe), live))
+    plan = make_plan(recipe)
+    program = declared_program(plan, live)
+    return build_run(assemble_parts(plan, live)) if program is None else ProgramRun(program)
 
 
 def build_run(assembly: Assembly) -> Run:

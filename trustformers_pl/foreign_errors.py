@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import traceback
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import lightning
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from trustformers_pl.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIGHTNING = str(Path(lightning.__file__).parent)
 STATE_DICT = "Error(s) in loading state_dict"
 
 
@@ -31,6 +28,8 @@ def as_our_own(place: object, ckpt_path: object = None) -> Iterator[None]:
         RecipeError: Lightning itself refused its arguments.
         CheckpointError: The checkpoint is of another model.
     """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # what runs no training is light
+
     try:
         yield
     except (MisconfigurationException, ValueError, TypeError) as error:
@@ -45,7 +44,9 @@ def as_our_own(place: object, ckpt_path: object = None) -> Iterator[None]:
 
 def _raised_by_lightning(error: Exception) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and frames[-1].filename.startswith(LIGHTNING)
+    spec = find_spec("lightning")
+    folder = str(Path(spec.origin).parent) if spec and spec.origin else ""
+    return bool(frames and folder) and frames[-1].filename.startswith(folder)
 
 
 def _first_mismatch(error: RuntimeError) -> str:

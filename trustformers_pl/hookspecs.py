@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trustformers_pl.gradients import GradientPhase, Rule
     from trustformers_pl.parts import Part
     from trustformers_pl.plan import Plan
+    from trustformers_pl.program import Program
     from trustformers_pl.recipe import Recipe
     from trustformers_pl.report import ReportSection
     from trustformers_pl.run import Run
@@ -43,6 +44,15 @@ class HookSpecs:
     @hookspec
     def check(self, plan: Plan) -> Sequence[str] | None:
         """Reasons to refuse this run, before anything is built. One sentence each; all plugins' are shown at once."""
+
+    @hookspec(firstresult=True)
+    def program(self, plan: Plan) -> Part | Program | None:
+        """What this recipe runs instead of one training: a `trustformers_pl.program.Program`, or a part that builds it.
+
+        Called after the `check` of the plugin that claims `program`, before anything is built, and instead of all hooks
+        below: they are called for each child, in its own plan, from which the claiming plugin's section is gone.
+        `fit` then runs the children that the program yields, each in a process and a folder of its own. None: train.
+        """
 
     @hookspec
     def trainer_arguments(self, plan: Plan) -> Mapping[str, Any] | None:

@@ -21,6 +21,9 @@ class EpochLoop(_TrainingEpochLoop):
     `on_step_boundary(trainer, module)` is called: the loop's counters are whole there and no gradient is pending.
     Loaders with a method `seek(epoch, batch)` are told where to start. Loggers and callbacks with a method
     `truncate_after(step)` are told, at the start, after which step their rows are of a future that never happened.
+
+    A checkpoint holds `Trainer.callback_metrics`, so that what monitors a metric finds it after a resume too. Left out
+    are those that a callback names in an attribute `measured_times`: they are of the clock, not of the run.
     """
 
     _random: dict[str, Any] | None
@@ -29,13 +32,14 @@ class EpochLoop(_TrainingEpochLoop):
     restarting: bool
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        """Lightning's loop state, and the random number generators'."""
-        return {**super().on_save_checkpoint(), "random": random_state()}
+        """Lightning's loop state, the random number generators', and the metrics so far."""
+        return {**super().on_save_checkpoint(), "random": random_state(), "metrics": self._metrics()}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         """Keep the generators' state until the loop starts: much draws from them before."""
         super().on_load_checkpoint(state_dict)
         self._random = state_dict.get("random")
+        self.trainer._logger_connector._callback_metrics.update(state_dict.get("metrics", {}))
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Before the first batch of an epoch, or of the rest of one."""
@@ -85,6 +89,10 @@ class EpochLoop(_TrainingEpochLoop):
             return True
         last_epoch = fit_loop.epoch_progress.current.processed + 1 == fit_loop.max_epochs
         return last_epoch and self._num_ready_batches_reached()
+
+    def _metrics(self) -> dict[str, Any]:
+        times = {name for callback in self.trainer.callbacks for name in getattr(callback, "measured_times", ())}
+        return {name: value for name, value in self.trainer.callback_metrics.items() if name not in times}
 
     def _seek(self) -> None:
         fit_loop = self.trainer.fit_loop

@@ -29,11 +29,12 @@ class Plan:
     """What the hooks get to see.
 
     Attributes:
-        recipe: The recipe as read.
+        recipe: The recipe as read, with what its sections stand for.
         seed: Of all random number generators.
         trainer: The `trainer` section: Trainer arguments as written, checked against Lightning's signature.
         plugins: The features of this run, in the order in which their hooks are called.
         offers: What is installed.
+        written: The recipe as read.
     """
 
     recipe: Recipe
@@ -41,6 +42,7 @@ class Plan:
     trainer: dict[str, Any]
     plugins: tuple[Plugin, ...]
     offers: dict[str, Offer]
+    written: Recipe
 
     @property
     def folder(self) -> Path:
@@ -83,7 +85,7 @@ def make_plan(recipe: Recipe) -> Plan:
     """
     offers = discover()
     problems = Problems()
-    recipe = expanded(recipe, offers, problems)
+    written, recipe = recipe, expanded(recipe, offers, problems)
     problems.raise_if_any()
     _check_variables(recipe, offers, problems)
     plugins = [plugin for name in recipe.tree.entries if (plugin := _plugin(recipe, name, offers, problems))]
@@ -92,7 +94,7 @@ def make_plan(recipe: Recipe) -> Plan:
     for name in ("model", "data"):
         _check_class_path(recipe, name, problems)
     problems.raise_if_any()
-    return Plan(recipe, seed, trainer, tuple(in_order(plugins)), offers)
+    return Plan(recipe, seed, trainer, tuple(in_order(plugins)), offers, written)
 
 
 def _check_variables(recipe: Recipe, offers: dict[str, Offer], problems: Problems) -> None:

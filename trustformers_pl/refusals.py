@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from trustformers_pl.traits import Refusal, Traits
 
 
-def refusals(plan: Plan, provided: frozenset[str], module: str | None = None) -> list[str]:
+def refusals(
+    plan: Plan, provided: frozenset[str], module: str | None = None, subjects: frozenset[str] | None = None
+) -> list[str]:
     """One line for each conflict: its place, the features, the reason, and what would work.
 
     Args:
         plan: The run.
         provided: Traits that its live objects and its module provide.
         module: The module's class, once it is known; before that, what modules provide is taken to be there.
+        subjects: Names of the plugins whose own claims, needs and refusals count; all if not given.
 
     Raises:
         PluginError: A plugin's traits do not say what its hooks do, or use a word that does not exist.
@@ -32,7 +35,8 @@ def refusals(plan: Plan, provided: frozenset[str], module: str | None = None) ->
     if module is None:
         provided |= frozenset(OF_MODULES)
     lines: list[str] = []
-    for name, own in traits.items():
+    for name in traits if subjects is None else subjects:
+        own = traits[name]
         others = {other: t for other, t in traits.items() if other != name}
         needs = own.requires | {NEEDS_OF_HOOKS[hook] for hook in implemented[name] & NEEDS_OF_HOOKS.keys()}
         lines += [

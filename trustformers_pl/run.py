@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-
 from trustformers_pl.errors import CheckpointError, RecipeError
 from trustformers_pl.foreign_errors import as_our_own
+from trustformers_pl.outcome import forget_outcome, record_fit
 from trustformers_pl.quiet import quiet_lightning
 from trustformers_pl.report import FILE as REPORT
 from trustformers_pl.report import report_text
@@ -46,7 +45,7 @@ class Run:
         return self.assembly.plan.folder
 
     def fit(self, resume: Resume = "auto") -> None:
-        """Train, from the newest whole checkpoint of the run folder if there is one.
+        """Train, from the newest whole checkpoint of the run folder if there is one; `outcome.json` tells the end.
 
         Args:
             resume: `auto` goes on if the recipe is the same; `force` also if it has changed; `never` starts anew, and
@@ -56,6 +55,8 @@ class Run:
             RecipeError: The folder's checkpoints are of a run with another recipe.
             CheckpointError: The folder has checkpoints, and none of them is whole.
         """
+        from lightning.fabric.utilities.rank_zero import rank_zero_only  # here: a program's process needs no torch
+
         resolved = self.assembly.plan.resolved
         leads = getattr(rank_zero_only, "rank", 0) == 0
         if leads and resume == "never" and self.folder.exists():
@@ -69,10 +70,13 @@ class Run:
             )
         if leads:
             record(self.folder, resolved)
+            if differences or not ckpt_path:
+                forget_outcome(self.folder)
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), ckpt_path):
             self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
         if self.trainer.is_global_zero:
             write_text(self.folder / REPORT, report_text(self))
+            record_fit(self.folder, self.trainer.global_step, self.trainer.callback_metrics)
 
     def validate(self) -> dict[str, float]:
         """Metrics of the newest checkpoint over the validation data.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from trustformers_pl.durable import write_durably
 from trustformers_pl.errors import TrustformersError
 from trustformers_pl.recipe.marked_yaml import read_file
 from trustformers_pl.recipe.places import flatten, from_plain, plain
+from trustformers_pl.recipe.writing import as_yaml
 
 if TYPE_CHECKING:
     from trustformers_pl.recipe.places import Section
@@ -26,33 +25,45 @@ def record(folder: Path, resolved: Section) -> None:
     Raises:
         TrustformersError: The folder cannot be written to.
     """
-    text = "# The recipe as this run read it, every default filled in.\n"
-    write_text(folder / RECORD, text + yaml.safe_dump(_portable(resolved), sort_keys=False, allow_unicode=True))
+    write_recipe(folder / RECORD, resolved, "The recipe as this run read it, every default filled in.")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file of the run folder, atomically.
+def write_recipe(path: Path, tree: Section, comment: str) -> None:
+    """Write a recipe file under a line of comment, atomically.
 
     Raises:
         TrustformersError: The folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    write_text(path, f"# {comment}\n{as_yaml(portable(tree))}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of the run folder, atomically and durably.
+
+    Raises:
+        TrustformersError: The folder cannot be written to.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_durably(path, text)
     except OSError as error:
         cause = f"{path.parent}: {error.strerror}"
         raise TrustformersError(f"{cause}; choose another --trainer.default_root_dir") from error
 
 
-def changes(folder: Path, resolved: Section) -> list[str]:
-    """What differs between the recipe that the folder's run was started with and this one, a line a key."""
-    path = folder / RECORD
+def changes(folder: Path, tree: Section, name: str = RECORD) -> list[str]:
+    """What differs between the recipe that stands in a run's folder and this one, a line a key.
+
+    Args:
+        folder: The run's.
+        tree: The recipe at hand.
+        name: The file to compare with; where there is none, nothing differs.
+    """
+    path = folder / name
     if not path.exists():
         return []
     before = {key: leaf.value for key, leaf in flatten(read_file(path)).items()}
-    now = {key: leaf.value for key, leaf in flatten(from_plain(_portable(resolved))).items()}  # type: ignore[arg-type]
+    now = {key: leaf.value for key, leaf in flatten(from_plain(portable(tree))).items()}  # type: ignore[arg-type]
     keys = [key for key in dict.fromkeys([*before, *now]) if key not in NOT_COMPARED]
     return [
         f"{key}: {_shown(before, key)} -> {_shown(now, key)}" for key in keys if _shown(before, key) != _shown(now, key)
@@ -69,7 +80,9 @@ def _shown(values: dict[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "not there"
 
 
-def _portable(section: Section) -> Any:
+def portable(section: Section) -> Any:
+    """The values of a tree as a file can hold them: paths as strings, tuples as lists."""
+
     def convert(value: Any) -> Any:
         if isinstance(value, dict):
             return {str(key): convert(item) for key, item in value.items()}

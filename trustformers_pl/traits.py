@@ -27,6 +27,8 @@ class Slot(StrEnum):
     """Says what ranks that see different data do with weights and gradients."""
     CHECKPOINTS = "checkpoints"
     """Saves the run, and finds where to go on. Hook `ckpt_path`."""
+    PROGRAM = "program"
+    """Makes many runs of the recipe instead of one training. Hook `program`."""
     PROGRESS = "progress"
     """Draws on the terminal while the run goes on."""
 
@@ -51,6 +53,7 @@ OF_MODULES: Mapping[str, str] = {
 """Traits that modules provide, each with what the author of a module does to provide it."""
 
 SLOTS_OF_HOOKS: Mapping[str, Slot] = {
+    "program": Slot.PROGRAM,
     "step": Slot.STEP,
     "optimizer": Slot.OPTIMIZER,
     "lr_schedule": Slot.SCHEDULE,

@@ -19,13 +19,20 @@ def opened(recipe: str, overrides: Iterable[str]) -> Run:
         TrustformersError: As `trustformers_pl.assemble` does.
     """
     from trustformers_pl.assembly import assemble_parts
+    from trustformers_pl.declared_program import declared_program
     from trustformers_pl.plan import make_plan
     from trustformers_pl.recipe import Recipe
 
-    assembly = assemble_parts(make_plan(Recipe.read(recipe, overrides)))  # before torch: bad input is told at once
+    local_classes()
+    plan = make_plan(Recipe.read(recipe, overrides))
+    program = declared_program(plan)
+    if program is not None:
+        from trustformers_pl.program_run import ProgramRun
+
+        return ProgramRun(program)
+    assembly = assemble_parts(plan)  # before torch: bad input is told at once
     from trustformers_pl.factory import build_run
 
-    local_classes()
     return build_run(assembly)
 
 

@@ -16,7 +16,7 @@ from trustformers_pl.recipe.layers import (
     read_layers,
     without_nulls,
 )
-from trustformers_pl.recipe.places import PYTHON, Leaf, Section, from_plain
+from trustformers_pl.recipe.places import PYTHON, Leaf, Place, Section, from_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,6 +68,17 @@ class Recipe:
         """The same recipe with one more section; keys already there are kept where `values` has none."""
         top = Section(PYTHON, {name: from_plain(values)})
         return Recipe(self.name, merge(self.tree, top), self.variables)
+
+    def under(self, sections: Mapping[str, Any], name: str, place: Place) -> Recipe:
+        """Another recipe, with `sections` laid over this one; a section set to None is taken out.
+
+        Args:
+            sections: Plain values.
+            name: Of the new recipe.
+            place: Where `sections` stand, for messages.
+        """
+        top = Section(place, {key: from_plain(value, place) for key, value in sections.items()})
+        return Recipe(name, _checked(merge(self.tree, top)), {})
 
 
 def _checked(tree: Section) -> Section:

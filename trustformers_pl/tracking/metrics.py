@@ -58,6 +58,8 @@ class Metrics(Callback):
         learning_rate: Log `lr`, with which the optimizer's first parameter group took the step.
     """
 
+    measured_times = ("tokens_per_second",)
+
     def __init__(
         self, *, gradient_norm: bool = True, tokens_per_second: bool = True, learning_rate: bool = True
     ) -> None:
