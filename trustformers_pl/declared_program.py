@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from trustformers_pl.program import Program
 
 
-
 @dataclass(frozen=True)
 class DeclaredProgram:
     """A program, and where it comes from.
@@ -73,4 +72,3 @@ def _refuse(plan: Plan, claimants: list[Plugin], live: Live | None) -> None:
         )
     if lines:
         raise RefusedError("\n".join(lines))
-

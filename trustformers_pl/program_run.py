@@ -45,6 +45,11 @@ class ProgramRun(Run):
         """The program's folder: its journal, and its children's recipes and folders."""
         return self.declared.plan.folder
 
+    @property
+    def leads(self) -> bool:
+        """Always: a program is one process."""
+        return True
+
     def fit(self, resume: Resume = "auto") -> None:
         """Run the children; those that have finished before, by the journal, are not run again.
 

@@ -44,6 +44,11 @@ class Run:
         """The run folder."""
         return self.assembly.plan.folder
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the run's rank 0, the one that talks to people."""
+        return self.trainer.is_global_zero
+
     def fit(self, resume: Resume = "auto") -> None:
         """Train, from the newest whole checkpoint of the run folder if there is one; `outcome.json` tells the end.
 

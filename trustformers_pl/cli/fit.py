@@ -19,6 +19,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         training.fit(resume=options.resume)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from stopped
-    if training.trainer.is_global_zero:
+    if training.leads:
         print(f"run folder: {training.folder}")
     return 0
