@@ -44,8 +44,14 @@ def extend(instance: Any, *mixins: type) -> Any:
     return instance
 
 
+def user_class(cls: type) -> type:
+    """The class that a composed one was composed from; a class that was not composed is its own."""
+    while USER_CLASS in vars(cls):
+        cls = vars(cls)[USER_CLASS]
+    return cls
+
+
 def plain_again(instance: Any) -> Any:
     """Give an object that an earlier run extended its user's class back; returns the object."""
-    while USER_CLASS in vars(type(instance)):
-        instance.__class__ = vars(type(instance))[USER_CLASS]
+    instance.__class__ = user_class(type(instance))
     return instance
