@@ -11,6 +11,7 @@ from trustformers_pl.compose import extend, plain_again
 from trustformers_pl.decomposed import DecomposedLoss
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.foreign_errors import as_our_own
+from trustformers_pl.frozen_parts import with_parts
 from trustformers_pl.optimization import ConfiguredOptimizers
 from trustformers_pl.parts import Part, build, locate
 from trustformers_pl.plan import make_plan
@@ -69,6 +70,7 @@ def _module(assembly: Assembly) -> LightningModule:
         )
     plain_again(module)
     extend(module, *(locate(mixin) for mixin in assembly.mixins))
+    with_parts(module)
     if callable(getattr(module, "loss", None)) and type(module).training_step is LightningModule.training_step:
         extend(module, DecomposedLoss)
     _attach_loss(module, assembly)

@@ -56,4 +56,5 @@ def _detached(tree: Any) -> Any:
 
 
 def _moved(tree: Any, metric: Metric) -> Any:
-    return map_tensors(lambda tensor, _: tensor.to(metric.device), tree, "")
+    # Copied: members of a compute group were stored as one tensor, and each adds to its own until the group is found.
+    return map_tensors(lambda tensor, _: tensor.to(metric.device, copy=True), tree, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from trustformers_pl.compose import user_class
@@ -89,19 +89,21 @@ def gather(parts: Mapping[str, Stateful]) -> dict[str, Any]:
     return stored
 
 
-def _states(name: str, part: Stateful) -> Sequence[State]:
+def _states(name: str, part: Stateful) -> list[State]:
     given = part.state()
-    states = [given] if isinstance(given, State) else list(given)
-    for state in states:
-        if not isinstance(state, State) or not isinstance(state.value, Mapping):
-            raise CheckpointError(
-                f"{name}: state() gave no State with a mapping but {type(state).__name__}; see Stateful"
-            )
-        if state.scope is Scope.WORKER and list(state.value) != list(range(len(state.value))):
-            raise CheckpointError(f"{name}: its worker state has the keys {list(state.value)}; number them from 0")
+    states = [_checked(name, one) for one in (given if isinstance(given, list | tuple) else [given])]
     if len({state.scope for state in states}) != len(states):
         raise CheckpointError(f"{name}: two states of one scope; put both into one value")
     return states
+
+
+def _checked(name: str, given: object) -> State:
+    if not isinstance(given, State) or not isinstance(given.value, Mapping):
+        what = type(given.value if isinstance(given, State) else given).__name__
+        raise CheckpointError(f"{name}: its state() gave {what}; give State({{...}})")
+    if given.scope is Scope.WORKER and list(given.value) != list(range(len(given.value))):
+        raise CheckpointError(f"{name}: its worker state has the keys {list(given.value)}; number them from 0")
+    return given
 
 
 def give_back(parts: Mapping[str, Stateful], stored: Mapping[str, Any]) -> None:
