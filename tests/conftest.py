@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from trustformers_pl.cli.main import main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,6 +30,17 @@ trainer:
   accelerator: cpu
 optimizer: {name: adamw}
 """
+
+
+@pytest.fixture(autouse=True)
+def _no_ranks_left_behind() -> Iterator[None]:
+    """A run on a mesh leaves its process group and LOCAL_RANK behind, which a launcher of a later test would believe."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
 
 
 @pytest.fixture(autouse=True)

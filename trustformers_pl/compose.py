@@ -44,15 +44,14 @@ def extend(instance: Any, *mixins: type) -> Any:
     return instance
 
 
-def user_class_of(instance: Any) -> type:
-    """The class that a person wrote, without any mixins."""
-    found: type = type(instance)
-    while USER_CLASS in vars(found):
-        found = vars(found)[USER_CLASS]
-    return found
+def user_class(cls: type) -> type:
+    """The class that a composed one was composed from; a class that was not composed is its own."""
+    while USER_CLASS in vars(cls):
+        cls = vars(cls)[USER_CLASS]
+    return cls
 
 
 def plain_again(instance: Any) -> Any:
     """Give an object that an earlier run extended its user's class back; returns the object."""
-    instance.__class__ = user_class_of(instance)
+    instance.__class__ = user_class(type(instance))
     return instance

@@ -9,11 +9,12 @@ from lightning import LightningDataModule, LightningModule, seed_everything
 
 from trustformers_pl.agreement import statements
 from trustformers_pl.assembly import Assembly, Live, assemble_parts
-from trustformers_pl.compose import extend, plain_again, user_class_of
+from trustformers_pl.compose import extend, plain_again, user_class
 from trustformers_pl.declared_program import declared_program
 from trustformers_pl.decomposed import DecomposedLoss
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.foreign_errors import as_our_own
+from trustformers_pl.frozen_parts import with_parts
 from trustformers_pl.optimization import ConfiguredOptimizers
 from trustformers_pl.parts import Part, build, locate
 from trustformers_pl.plan import make_plan
@@ -87,6 +88,7 @@ def build_module(assembly: Assembly) -> LightningModule:
         )
     plain_again(module)
     extend(module, *(locate(mixin) for mixin in assembly.mixins))
+    with_parts(module)
     if callable(getattr(module, "loss", None)) and type(module).training_step is LightningModule.training_step:
         extend(module, DecomposedLoss)
     _refuse(module, assembly)
@@ -112,8 +114,8 @@ def _attach_loss(module: Any, assembly: Assembly) -> None:
 
 def _refuse(module: LightningModule, assembly: Assembly) -> None:
     """What only the module itself can tell: whether it provides what the features need."""
-    user_class = user_class_of(module).__name__
-    lines = refusals(assembly.plan, assembly.live.provides | module_traits(module), user_class)
+    name = user_class(type(module)).__name__
+    lines = refusals(assembly.plan, assembly.live.provides | module_traits(module), name)
     if lines:
         raise RefusedError("\n".join(lines))
 

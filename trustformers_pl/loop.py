@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
+from trustformers_pl import state
 from trustformers_pl.agreement import Statement, compare
-from trustformers_pl.randomness import random_state, restore_random_state
+from trustformers_pl.logged_results import LoggedResults
+from trustformers_pl.randomness import Randomness
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -21,25 +23,24 @@ class EpochLoop(_TrainingEpochLoop):
     `on_step_boundary(trainer, module)` is called: the loop's counters are whole there and no gradient is pending.
     Loaders with a method `seek(epoch, batch)` are told where to start. Loggers and callbacks with a method
     `truncate_after(step)` are told, at the start, after which step their rows are of a future that never happened.
-
-    A checkpoint holds `Trainer.callback_metrics`, so that what monitors a metric finds it after a resume too. Left out
-    are those that a callback names in an attribute `measured_times`: they are of the clock, not of the run.
+    Metrics that a callback names in an attribute `measured_times` are of the clock, and no part of a checkpoint.
     """
 
-    _random: dict[str, Any] | None
+    _own: dict[str, Any] | None
     _rewound: bool
     statements: list[Statement]
     restarting: bool
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        """Lightning's loop state, the random number generators', and the metrics so far."""
-        return {**super().on_save_checkpoint(), "random": random_state(), "metrics": self._metrics()}
+        """Lightning's loop state, that of the run's parts (see `Stateful`), and the loop's own. Collective."""
+        parts, own = state.collect(self.trainer), state.gather(self._own_parts())
+        return {**super().on_save_checkpoint(), "parts": parts, "own": own}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        """Keep the generators' state until the loop starts: much draws from them before."""
+        """Restore the parts; keep the loop's own state until it starts: much draws random numbers and logs before."""
         super().on_load_checkpoint(state_dict)
-        self._random = state_dict.get("random")
-        self.trainer._logger_connector._callback_metrics.update(state_dict.get("metrics", {}))
+        state.restore(self.trainer, state_dict.get("parts", {}))
+        self._own = state_dict.get("own")
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Before the first batch of an epoch, or of the rest of one."""
@@ -49,9 +50,16 @@ class EpochLoop(_TrainingEpochLoop):
             self._rewound = True
             compare(self.statements)
             self._rewind()
-        if self._random is not None:
-            restore_random_state(self._random)
-            self._random = None
+        self.take_up()
+
+    def take_up(self) -> None:
+        """Take over the loop's own state from the checkpoint, unless that is done.
+
+        For who asks for logged metrics after a fit that had no step left: such a fit never starts the loop.
+        """
+        if self._own is not None:
+            state.give_back(self._own_parts(), self._own)
+            self._own = None
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """One batch; the first one after a resume goes straight to training, as nothing before it is unfinished.
@@ -90,9 +98,8 @@ class EpochLoop(_TrainingEpochLoop):
         last_epoch = fit_loop.epoch_progress.current.processed + 1 == fit_loop.max_epochs
         return last_epoch and self._num_ready_batches_reached()
 
-    def _metrics(self) -> dict[str, Any]:
-        times = {name for callback in self.trainer.callbacks for name in getattr(callback, "measured_times", ())}
-        return {name: value for name, value in self.trainer.callback_metrics.items() if name not in times}
+    def _own_parts(self) -> dict[str, state.Stateful]:
+        return {"random": Randomness(), "logged": LoggedResults(self.trainer)}
 
     def _seek(self) -> None:
         fit_loop = self.trainer.fit_loop
@@ -112,5 +119,5 @@ def exact_loop(trainer: Trainer) -> Trainer:
     loop = trainer.fit_loop.epoch_loop
     if not isinstance(loop, EpochLoop):
         loop.__class__ = EpochLoop
-        loop._random, loop._rewound, loop.statements = None, False, []
+        loop._own, loop._rewound, loop.statements = None, False, []
     return trainer

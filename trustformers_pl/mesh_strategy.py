@@ -136,6 +136,8 @@ def mesh_sizes(dimensions: Sequence[Dimension], ranks: int) -> dict[str, int]:
     Raises:
         RefusedError: They do not multiply to it, two have one name, or two leave their size open.
     """
+    if not dimensions:
+        return {DATA: ranks}
     names = [dimension.name for dimension in dimensions]
     open_ones = [dimension.name for dimension in dimensions if dimension.size is None]
     if len(set(names)) < len(names) or len(open_ones) > 1:
@@ -144,4 +146,4 @@ def mesh_sizes(dimensions: Sequence[Dimension], ranks: int) -> dict[str, int]:
     if ranks % fixed or (not open_ones and fixed != ranks):
         shown = ", ".join(f"{dimension.name}={dimension.size or 'the rest'}" for dimension in dimensions)
         raise RefusedError(f"mesh: {shown} do not make up {ranks} ranks; change a size, or the number of devices")
-    return {d.name: ranks // fixed if d.size is None else d.size for d in dimensions} or {DATA: ranks}
+    return {d.name: ranks // fixed if d.size is None else d.size for d in dimensions}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trustformers_pl.errors import CheckpointError, RecipeError
 from trustformers_pl.foreign_errors import as_our_own
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
 
     from trustformers_pl.assembly import Assembly
+    from trustformers_pl.loop import EpochLoop
 
 Resume = Literal["auto", "never", "force"]
 
@@ -79,6 +80,7 @@ class Run:
                 forget_outcome(self.folder)
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), ckpt_path):
             self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
+        cast("EpochLoop", self.trainer.fit_loop.epoch_loop).take_up()
         if self.trainer.is_global_zero:
             write_text(self.folder / REPORT, report_text(self))
             record_fit(self.folder, self.trainer.global_step, self.trainer.callback_metrics)

@@ -1,0 +1,147 @@
+"""What the parts of a run keep across a resume: each state under a stable name, with a version and a scope."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from trustformers_pl.compose import user_class
+from trustformers_pl.errors import CheckpointError
+from trustformers_pl.gathering import local, on_rank_zero, rank_and_world_size, whole
+from trustformers_pl.stateful import Scope, State, Stateful
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+__all__ = ["Scope", "State", "Stateful", "collect", "gather", "give_back", "parts", "restore"]
+
+logger = logging.getLogger(__name__)
+_OF_ONE_RANK = (Scope.RANK, Scope.WORKER)
+
+
+def parts(trainer: Trainer) -> dict[str, Stateful]:
+    """The parts of a run that have state, by name: `package.Class` (for callbacks `package.state_key`), then `.2`."""
+    candidates = (
+        *trainer.callbacks,  # type: ignore[attr-defined]
+        *trainer.loggers,
+        trainer.strategy,
+        trainer.precision_plugin,
+        trainer.lightning_module,
+        trainer.datamodule,  # type: ignore[attr-defined]
+    )
+    found: dict[str, Stateful] = {}
+    for candidate in candidates:
+        # By class: Lightning's own examples keep a dict called `state` on the instance.
+        if all(callable(getattr(type(candidate), name, None)) for name in ("state", "load_state")):
+            name, number = _name(candidate), 1
+            while (numbered := name if number == 1 else f"{name}.{number}") in found:
+                number += 1
+            found[numbered] = cast("Stateful", candidate)
+    return found
+
+
+def _name(candidate: object) -> str:
+    cls = user_class(type(candidate))
+    # Without the submodule, so that a class may move inside its package.
+    return f"{cls.__module__.partition('.')[0]}.{getattr(candidate, 'state_key', cls.__qualname__)}"
+
+
+def collect(trainer: Trainer) -> dict[str, Any]:
+    """The states of all parts of a run. Collective: every rank calls it.
+
+    Returns:
+        Name -> scope -> `version` and `value` (a list over ranks, where each has its own); empty but on rank zero.
+
+    Raises:
+        CheckpointError: A part's state is not one, or the ranks have different parts.
+    """
+    return gather(parts(trainer))
+
+
+def restore(trainer: Trainer, stored: Mapping[str, Any]) -> None:
+    """Give the parts of a run back what `collect` returned on rank zero; every rank calls it with all of it.
+
+    Parts without stored state, and stored states without a part, are each named in one warning.
+
+    Raises:
+        CheckpointError: A state is newer than its part, or of another number of ranks.
+    """
+    give_back(parts(trainer), stored)
+
+
+def gather(parts: Mapping[str, Stateful]) -> dict[str, Any]:
+    """As `collect`, for named parts."""
+    own = {(name, state.scope): state for name, part in parts.items() for state in _states(name, part)}
+    of_all = {key: whole(s.value, key[0]) for key, s in own.items() if s.scope is Scope.SHARDED}
+    of_all |= {key: local(s.value, key[0]) for key, s in own.items() if s.scope is Scope.REPLICATED}
+    of_ranks = on_rank_zero({key: local(s.value, key[0]) for key, s in own.items() if s.scope in _OF_ONE_RANK})
+    if rank_and_world_size()[0]:
+        return {}
+    if differing := {key for values in of_ranks for key in values.keys() ^ of_ranks[0].keys()}:
+        name, scope = min(differing)
+        raise CheckpointError(f"{name}: only some ranks have its {scope} state; give all ranks the same parts")
+    stored: dict[str, Any] = {name: {} for name in parts}
+    for (name, scope), state in own.items():
+        key = (name, scope)
+        value = of_all[key] if key in of_all else [values[key] for values in of_ranks]
+        stored[name][scope.value] = {"version": state.version, "value": value}
+    return stored
+
+
+def _states(name: str, part: Stateful) -> list[State]:
+    given = part.state()
+    states = [_checked(name, one) for one in (given if isinstance(given, list | tuple) else [given])]
+    if len({state.scope for state in states}) != len(states):
+        raise CheckpointError(f"{name}: two states of one scope; put both into one value")
+    return states
+
+
+def _checked(name: str, given: object) -> State:
+    if not isinstance(given, State) or not isinstance(given.value, Mapping):
+        what = type(given.value if isinstance(given, State) else given).__name__
+        raise CheckpointError(f"{name}: its state() gave {what}; give State({{...}})")
+    if given.scope is Scope.WORKER and list(given.value) != list(range(len(given.value))):
+        raise CheckpointError(f"{name}: its worker state has the keys {list(given.value)}; number them from 0")
+    return given
+
+
+def give_back(parts: Mapping[str, Stateful], stored: Mapping[str, Any]) -> None:
+    """As `restore`, for named parts."""
+    _warn("resume: the checkpoint has no state of %s; it starts anew", parts.keys() - stored.keys())
+    _warn("resume: nothing in this run takes the stored state of %s; it is left out", stored.keys() - parts.keys())
+    for name, part in parts.items():
+        for scope, record in stored.get(name, {}).items():
+            _give_back(name, part, Scope(scope), record)
+
+
+def _warn(message: str, names: set[str]) -> None:
+    if names and rank_and_world_size()[0] == 0:
+        logger.warning(message, ", ".join(sorted(names)))
+
+
+def _give_back(name: str, part: Stateful, scope: Scope, record: Mapping[str, Any]) -> None:
+    version, value = record["version"], record["value"]
+    known = _known_version(name, part)
+    if version > known:
+        raise CheckpointError(
+            f"{name}: its stored state has version {version}, the installed code reads up to {known}; "
+            "update the package that it comes from"
+        )
+    rank, world_size = rank_and_world_size()
+    if scope not in _OF_ONE_RANK:
+        part.load_state(State(value, version, scope))
+    elif len(value) == world_size:
+        part.load_state(State(value[rank], version, scope))
+    elif callable(load_all_ranks := getattr(part, "load_all_ranks", None)):
+        load_all_ranks([State(one, version, scope) for one in value], rank, world_size)
+    else:
+        raise CheckpointError(
+            f"{name}: its {scope} state is of {len(value)} ranks, this run has {world_size}; "
+            f"resume with {len(value)}, or give {type(part).__name__} a method load_all_ranks"
+        )
+
+
+def _known_version(name: str, part: Stateful) -> int:
+    declared = getattr(type(part), "state_version", None)
+    return max(state.version for state in _states(name, part)) if declared is None else int(declared)
