@@ -103,6 +103,8 @@ class Logging(tiny.Composable):
         self.log("total", loss, on_epoch=True, on_step=False, reduce_fx=sum)
         if batch_idx == 0:
             self.log("first", loss, on_epoch=True, on_step=False)
+        if batch_idx % 3 == 0:
+            self.log("at_times", loss)  # Lightning shows it again at the steps that do not log it
         self.running(loss)
         self.log("running", self.running, on_step=True, on_epoch=True)
         self.errors.update(self(batch), batch[1])

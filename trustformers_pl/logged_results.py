@@ -31,7 +31,7 @@ METADATA = (
     *("add_dataloader_idx", "dataloader_idx", "metric_attribute"),
 )
 VALUES = ("_forward_cache", "_update_count", "has_reset")
-CONNECTOR = ("_first_loop_iter", "_current_fx", "_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+CONNECTOR = ("_first_loop_iter", "_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
 class LoggedResults:
