@@ -27,6 +27,19 @@ class Composable(DecomposedLoss, LightningModule):
         return ((outputs - batch[1]) ** 2).sum(), torch.tensor(len(batch[1]))
 
 
+class Deep(Composable):
+    """Layers that are used in another order than they are declared in, so that DDP rebuilds its buckets."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__(width)
+        self.last = nn.Linear(width, width)
+        self.first = nn.Linear(width, width)
+
+    def forward(self, batch: list[Tensor]) -> Tensor:
+        hidden = nn.functional.dropout(self.first(batch[0]).relu(), 0.3, self.training)
+        return self.layer(self.last(hidden).relu())
+
+
 class Weighable(Composable):
     """Takes a weight for each sample."""
 
@@ -93,6 +106,16 @@ class Data(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(samples(8), 4)
+
+
+class Wide(Data):
+    """Wide enough for sums whose order shows."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(samples(64, 64), 4, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(samples(8, 64), 4)
 
 
 NOT_A_MODULE = dict
