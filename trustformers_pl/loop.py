@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
+from trustformers_pl.epoch_length import measure
 from trustformers_pl.randomness import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class EpochLoop(_TrainingEpochLoop):
         """Before the first batch of an epoch, or of the rest of one."""
         super().on_run_start(data_fetcher)
         self._seek()
+        measure(self.trainer, data_fetcher)
         if not self._rewound:
             self._rewound = True
             self._rewind()
