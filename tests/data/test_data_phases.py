@@ -176,7 +176,7 @@ def test_draws_of_a_mixer_follow_from_the_position_and_disturb_nobody() -> None:
         ({"batch": [lambda indices, size, epoch, seed: [indices.reshape(2, 5)]]}, "must give 1-D int64 tensors"),
         ({"batch": [lambda indices, size, epoch, seed: [indices, indices[:0]]]}, "made an empty batch; leave it out"),
         ({"shard": [lambda indices, rank, ranks: indices[:0]]}, "leaves rank 0 of 1 without samples of a batch"),
-        ({"source": [iter]}, "iter gave a list_iterator without length or index; give a map-style dataset"),
+        ({"source": [iter]}, "iter gave a list_iterator: no length or no index; give a map-style dataset"),
     ],
 )
 def test_answers_that_are_no_data(phases: dict[str, Any], said: str) -> None:
