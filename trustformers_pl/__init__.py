@@ -8,9 +8,12 @@ if TYPE_CHECKING:
     from trustformers_pl import errors
     from trustformers_pl.decomposed import DecomposedLoss
     from trustformers_pl.factory import assemble
+    from trustformers_pl.growth import grow
     from trustformers_pl.hookspecs import hookimpl
     from trustformers_pl.live import Trainer
+    from trustformers_pl.module_phases import ModulePhases, PhasedModule
     from trustformers_pl.parts import Name, Part, part
+    from trustformers_pl.phases import DataPhase, ModulePhase, PhaseContext
     from trustformers_pl.plan import Plan
     from trustformers_pl.plugins import Plugin
     from trustformers_pl.recipe import Recipe
@@ -19,10 +22,15 @@ if TYPE_CHECKING:
     from trustformers_pl.traits import Refusal, Traits
 
 __all__ = [
+    "DataPhase",
     "DecomposedLoss",
     "LossTerm",
+    "ModulePhase",
+    "ModulePhases",
     "Name",
     "Part",
+    "PhaseContext",
+    "PhasedModule",
     "Plan",
     "Plugin",
     "Recipe",
@@ -33,16 +41,22 @@ __all__ = [
     "Traits",
     "assemble",
     "errors",
+    "grow",
     "hookimpl",
     "part",
 ]
 __getattr__, __dir__ = exports(
     __name__,
     {
+        "DataPhase": "phases",
         "DecomposedLoss": "decomposed",
         "LossTerm": "steps",
+        "ModulePhase": "phases",
+        "ModulePhases": "module_phases",
         "Name": "parts",
         "Part": "parts",
+        "PhaseContext": "phases",
+        "PhasedModule": "module_phases",
         "Plan": "plan",
         "Plugin": "plugins",
         "Recipe": "recipe",
@@ -53,6 +67,7 @@ __getattr__, __dir__ = exports(
         "Traits": "traits",
         "assemble": "factory",
         "errors": "",
+        "grow": "growth",
         "hookimpl": "hookspecs",
         "part": "parts",
     },

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trustformers_pl.errors import PluginError, RefusedError
 from trustformers_pl.gradients import OURS_ALONE, GradientPhase, open_phases
 from trustformers_pl.parts import Part, part
+from trustformers_pl.phases import data_phases, module_phases
 from trustformers_pl.plugins import trainer_argument_owners
 from trustformers_pl.recipe.places import Section, plain
 from trustformers_pl.refusals import refusals
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # What a run does not do unless a section asks for it; Lightning's own defaults would add a progress bar, a logger and
 # a ModelCheckpoint of their own.
 QUIET_DEFAULTS = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
+# Our loaders share the samples out among the ranks themselves; the sampler that Lightning would inject shuffles always.
+OWN_SHARDING = {"use_distributed_sampler": False}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Assembly:
         step: The owner of the `step` slot, or None for the sequential one.
         ckpt_path: A part that builds to the checkpoint to go on from, or None.
         live: What was given as objects.
+        module_phases: A part that builds to the `ModulePhases` of the module, or None.
     """
 
     plan: Plan
@@ -51,6 +55,7 @@ class Assembly:
     step: Any = None
     ckpt_path: Part | None = None
     live: Live = field(default_factory=lambda: Live())
+    module_phases: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def assemble_parts(plan: Plan, live: Live | None = None) -> Assembly:
         step=hook.step(plan=plan),
         ckpt_path=hook.ckpt_path(plan=plan),
         live=live,
+        module_phases=module_phases(plan),
     )
 
 
@@ -103,7 +109,16 @@ def _class_part(value: Any) -> Any:
 
 
 def _resumable(plan: Plan, data: Any) -> Part | None:
-    return None if data is None else part("trustformers_pl.data:resumable_datamodule", data, seed=plan.seed)
+    phases = data_phases(plan)
+    if data is None and phases:
+        raise RefusedError(
+            f"{plan.recipe.tree.place}: no section `data`, and features of this run change the data "
+            f"({', '.join(phases)}); give the loaders as a LightningDataModule in `data: {{class_path: ...}}`"
+        )
+    if data is None:
+        return None
+    arguments: dict[str, Any] = {"phases": phases} if phases else {}
+    return part("trustformers_pl.data:resumable_datamodule", data, seed=plan.seed, **arguments)
 
 
 def _refuse(plan: Plan, live: Live) -> None:
@@ -129,6 +144,7 @@ def _trainer(plan: Plan) -> Part:
     arguments = {
         "default_root_dir": str(plan.folder),
         **QUIET_DEFAULTS,
+        **OWN_SHARDING,
         **written,
         **_owned_arguments(plan),
         "callbacks": callbacks,

@@ -15,6 +15,7 @@ from trustformers_pl.decomposed import DecomposedLoss
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.frozen_parts import with_parts
+from trustformers_pl.module_phases import PhasedModule
 from trustformers_pl.optimization import ConfiguredOptimizers
 from trustformers_pl.parts import Part, build, locate
 from trustformers_pl.plan import make_plan
@@ -93,6 +94,8 @@ def build_module(assembly: Assembly) -> LightningModule:
         extend(module, DecomposedLoss)
     _refuse(module, assembly)
     _attach_loss(module, assembly)
+    if assembly.module_phases is not None:
+        extend(module, PhasedModule).module_phases = assembly.module_phases.build()
     if assembly.optimizer is not None:
         configured: Any = extend(module, ConfiguredOptimizers)
         configured.optimizer_part, configured.schedule_part = assembly.optimizer, assembly.schedule

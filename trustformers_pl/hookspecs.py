@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trustformers_pl.gradients import GradientPhase, Rule
     from trustformers_pl.parts import Part
+    from trustformers_pl.phases import DataPhase, ModulePhase
     from trustformers_pl.plan import Plan
     from trustformers_pl.program import Program
     from trustformers_pl.recipe import Recipe
@@ -87,6 +88,22 @@ class HookSpecs:
     @hookspec
     def module_mixins(self, plan: Plan) -> Sequence[str] | None:
         """Mixin classes (as `package.module:Class`) for the LightningModule; earlier plugins' come first in the MRO."""
+
+    @hookspec
+    def modify_module(self, plan: Plan, phase: ModulePhase) -> Sequence[Part | Callable[..., Any]] | None:
+        """Transforms `(module, context) -> module or None` of the built module; called once for each phase.
+
+        A transform belongs to one phase. They run in the order of the phases, within one in plugin order, when
+        Lightning configures the model; `context` is a `PhaseContext`. See `trustformers_pl.module_phases`.
+        """
+
+    @hookspec
+    def data(self, plan: Plan, phase: DataPhase) -> Sequence[Part | Callable[..., Any]] | None:
+        """Functions of this phase of the training data (SHARD: of all data); called once for each phase.
+
+        `DataPhase` has their arguments. Each must be a pure function of them, so that a resumed run finds its place.
+        BATCH has one owner, who claims `data-batch`; SHARD has one, who claims `data-shard`.
+        """
 
     @hookspec
     def loss_terms(self, plan: Plan) -> Sequence[Part | LossTerm] | None:

@@ -8,6 +8,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from trustformers_pl import state
 from trustformers_pl.agreement import Statement, compare
+from trustformers_pl.epoch_length import measure
 from trustformers_pl.logged_results import LoggedResults
 from trustformers_pl.randomness import Randomness
 
@@ -46,6 +47,7 @@ class EpochLoop(_TrainingEpochLoop):
         """Before the first batch of an epoch, or of the rest of one."""
         super().on_run_start(data_fetcher)
         self._seek()
+        measure(self.trainer, data_fetcher)
         if not self._rewound:
             self._rewound = True
             compare(self.statements)

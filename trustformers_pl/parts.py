@@ -6,6 +6,7 @@ import importlib
 import itertools
 import math
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 
@@ -89,6 +90,8 @@ class Script:
         if isinstance(value, list | tuple):
             items = ", ".join(self.expression(item, **renamed) for item in value)
             return f"[{items}]" if isinstance(value, list) else f"({items}{',' if len(value) == 1 else ''})"
+        if isinstance(value, FunctionType) and value.__qualname__.isidentifier():
+            return self.name(f"{value.__module__}:{value.__qualname__}")
         if isinstance(value, float) and not math.isfinite(value):
             return f"float({str(value)!r})"
         return repr(str(value)) if hasattr(value, "__fspath__") else repr(value)

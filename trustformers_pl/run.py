@@ -111,6 +111,7 @@ class Run:
         """
         path: str = self.required_ckpt_path()
         checkpoint: dict[str, Any] = self.trainer.strategy.checkpoint_io.load_checkpoint(path)
+        self.module.configure_model()  # only then the module has all its parameters
         with as_our_own(self.assembly.plan.place("model"), path):
             self.module.load_state_dict(checkpoint["state_dict"])
         return path

@@ -31,10 +31,11 @@ def _class_lines(assembly: Assembly, script: Script) -> list[str]:
     """The composed class, with the `configure_optimizers` of the recipe."""
     if not isinstance(assembly.model, Part):
         return []
-    bases = [script.name(mixin) for mixin in assembly.mixins] + [script.name(assembly.model.target)]
+    mixins = _mixins(assembly)
+    bases = [script.name(base) for base in (*mixins, assembly.model.target)]
     head = [f"\nclass Module({', '.join(bases)}):"]
     if assembly.optimizer is None:
-        return [*head, "    pass", "", ""] if assembly.mixins else []
+        return [*head, "    pass", "", ""] if mixins else []
     body = [f"optimizer = {script.expression(assembly.optimizer, module='self')}"]
     if assembly.schedule is None:
         body.append('return {"optimizer": optimizer}')
@@ -50,7 +51,7 @@ def _class_lines(assembly: Assembly, script: Script) -> list[str]:
 def _module_lines(assembly: Assembly, script: Script) -> list[str]:
     lines = []
     if isinstance(assembly.model, Part):
-        composed = assembly.mixins or assembly.optimizer is not None
+        composed = _mixins(assembly) or assembly.optimizer is not None
         call = script.expression(assembly.model)
         lines.append(f"module = {'Module' + call[call.index('(') :] if composed else call}")
     if assembly.loss_terms:
@@ -59,7 +60,14 @@ def _module_lines(assembly: Assembly, script: Script) -> list[str]:
         lines.append(f"module.sample_weights = {script.expression(assembly.sample_weights)}")
     if assembly.step is not None:
         lines.append(f"module.step_executor = {script.expression(assembly.step)}")
+    if assembly.module_phases is not None:
+        lines.append(f"module.module_phases = {_call(script, assembly.module_phases)}")
     return lines
+
+
+def _mixins(assembly: Assembly) -> tuple[str, ...]:
+    phased = () if assembly.module_phases is None else ("trustformers_pl.module_phases:PhasedModule",)
+    return (*phased, *assembly.mixins)
 
 
 def _data_lines(assembly: Assembly, script: Script) -> list[str]:

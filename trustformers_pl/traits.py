@@ -29,6 +29,10 @@ class Slot(StrEnum):
     """Saves the run, and finds where to go on. Hook `ckpt_path`."""
     PROGRAM = "program"
     """Makes many runs of the recipe instead of one training. Hook `program`."""
+    DATA_BATCH = "data-batch"
+    """Groups the order of samples into global batches. Hook `data`, phase `batch`."""
+    DATA_SHARD = "data-shard"
+    """Takes a rank's share of a global batch. Hook `data`, phase `shard`."""
     PROGRESS = "progress"
     """Draws on the terminal while the run goes on."""
 
@@ -42,6 +46,8 @@ class Trait(StrEnum):
     """`forward(batch)` and `loss(outputs, batch) -> (sum, count)`. By modules; for loss terms and step executors."""
     SAMPLE_WEIGHTS = "sample-weights"
     """`loss` takes weights by sample. By modules; for features that weigh samples."""
+    MODULE_STRUCTURE = "module-structure"
+    """The `state_dict` is another than the user's. By features with such surgery, which the engine asks it of."""
     MESH = "mesh"
     """A device mesh is there. By its dimensions; refused by strategies of their own."""
 

@@ -9,6 +9,7 @@ import tiny
 
 from trustformers_pl.errors import PluginError, RefusedError
 from trustformers_pl.factory import assemble, module_traits
+from trustformers_pl.phases import EXCLUSIVE
 from trustformers_pl.plugins import Plugin, discover
 from trustformers_pl.traits import NEEDS_OF_HOOKS, REFUSALS_OF_HOOKS, SLOTS_OF_HOOKS, Slot, Trait
 
@@ -35,13 +36,14 @@ def test_each_trait_is_provided_and_asked_for_somewhere() -> None:
     provided = set().union(*(t.provides for t in traits)) | module_traits(tiny.Weighable())
     asked = set().union(*(t.requires for t in traits), *({r.trait for r in t.refuses} for t in traits))
     asked |= set(NEEDS_OF_HOOKS.values()) | {refusal.trait for refusal in REFUSALS_OF_HOOKS.values()}
-    assert provided == set(Trait)
-    assert asked == set(Trait)
+    # Features with such surgery are yet to come; tests/core/test_module_phases.py has a stranger's.
+    assert provided == set(Trait) - {Trait.MODULE_STRUCTURE}
+    assert asked == set(Trait) - {Trait.MODULE_STRUCTURE}
 
 
 def test_each_slot_is_claimed_by_a_feature_or_guards_a_hook() -> None:
     claimed = set().union(*(p.traits(p.config).claims for p in map(builtin, discover())))
-    assert claimed | set(SLOTS_OF_HOOKS.values()) == set(Slot)
+    assert claimed | set(SLOTS_OF_HOOKS.values()) | set(EXCLUSIVE.values()) == set(Slot)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 from trustformers_pl.lazy import exports
 
 if TYPE_CHECKING:
-    from trustformers_pl.data.loader import ResumableLoader, resumable, why_not_resumable
+    from trustformers_pl.data.eligible import why_not_resumable
+    from trustformers_pl.data.loader import ResumableLoader, resumable
     from trustformers_pl.data.module import resumable_datamodule
     from trustformers_pl.data.order import counter_seed, epoch_order
+    from trustformers_pl.data.phases import DataPhases
     from trustformers_pl.data.text import ByteText
 
 __all__ = [
     "ByteText",
+    "DataPhases",
     "ResumableLoader",
     "counter_seed",
     "epoch_order",
@@ -26,11 +29,12 @@ __getattr__, __dir__ = exports(
     __name__,
     {
         "ByteText": "text",
+        "DataPhases": "phases",
         "ResumableLoader": "loader",
         "counter_seed": "order",
         "epoch_order": "order",
         "resumable": "loader",
         "resumable_datamodule": "module",
-        "why_not_resumable": "loader",
+        "why_not_resumable": "eligible",
     },
 )

@@ -1,17 +1,25 @@
-"""Any LightningDataModule, with loaders that a resumed run can find its place in."""
+"""Any LightningDataModule, with loaders that a resumed run can find its place in, and that features can change."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sized
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.utilities.data import sized_len
+
 from trustformers_pl.compose import extend
-from trustformers_pl.data.loader import resumable, why_not_resumable
+from trustformers_pl.data.eligible import why_not_resumable
+from trustformers_pl.data.loader import resumable
+from trustformers_pl.data.phases import DataPhases
+from trustformers_pl.data.ranks import data_ranks
 from trustformers_pl.errors import DataError
 
 if TYPE_CHECKING:
-    from lightning import LightningDataModule
+    from collections.abc import Mapping, Sequence
+
+    from lightning import LightningDataModule, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -19,45 +27,79 @@ logger = logging.getLogger(__name__)
 class ResumableData:
     """Mixin over a LightningDataModule: its map-style loaders become `ResumableLoader`s.
 
+    On several data ranks each loader reads its share: the Trainer's `use_distributed_sampler` has no part in it.
+
     Attributes:
         order_seed: Decides the order of samples and their augmentation.
+        data_phases: What features do to the training data; their SHARD holds for validation data too.
     """
 
     order_seed: int
+    data_phases: DataPhases
+
+    if TYPE_CHECKING:  # given by LightningDataModule
+        trainer: Trainer | None
 
     def train_dataloader(self) -> Any:
-        """The training loader, resumable if it can be; a loader that cannot be is named in a warning."""
-        return self._made_resumable(super().train_dataloader(), "training")  # type: ignore[misc]
+        """The training loader, resumable if it can be; a loader that cannot be is named in a warning.
+
+        Raises:
+            DataError: It gives no batch, or cannot be changed as the run's features want.
+        """
+        return self._made_resumable(super().train_dataloader(), "training", self.data_phases)  # type: ignore[misc]
 
     def val_dataloader(self) -> Any:
-        """The validation loaders, likewise."""
+        """The validation loaders, likewise; in the order of the data, as they are."""
         loaders = super().val_dataloader()  # type: ignore[misc]
+        phases = self.data_phases.for_validation
         if isinstance(loaders, list | tuple):
-            return [self._made_resumable(loader, "validation") for loader in loaders]
-        return self._made_resumable(loaders, "validation")
+            return [self._made_resumable(loader, "validation", phases) for loader in loaders]
+        return self._made_resumable(loaders, "validation", phases)
 
-    def _made_resumable(self, loader: Any, stage: str) -> Any:
-        _refuse_empty(loader, stage)
+    def _made_resumable(self, loader: Any, stage: str, phases: DataPhases) -> Any:
+        ranks = partial(_ranks, self)
+        made = resumable(loader, seed=self.order_seed, phases=phases, ranks=ranks)
         reason = why_not_resumable(loader)
-        made = resumable(loader, seed=self.order_seed)
-        if made is loader and stage == "training" and not hasattr(loader, "seek"):
-            logger.warning("a resumed run will not go on at the same sample: %s", reason)
+        if made is loader and phases.training_only:
+            cause = reason or f"{type(loader).__name__} seeks by itself"
+            raise DataError(f"data: {', '.join(phases.training_only)}: cannot work on the {stage} loader: {cause}")
+        _refuse_empty(made, stage, ranks()[1])
+        if reason is not None:
+            _warn(reason, stage, ranks()[1])
         return made
 
 
-def resumable_datamodule(datamodule: LightningDataModule, *, seed: int) -> LightningDataModule:
-    """Let a data module's loaders be found again by (epoch, batch); returns the same object."""
-    extend(datamodule, ResumableData)
-    datamodule.order_seed = seed  # type: ignore[attr-defined]
+def resumable_datamodule(
+    datamodule: LightningDataModule, *, seed: int, phases: Mapping[str, Sequence[Any]] | None = None
+) -> LightningDataModule:
+    """Let a data module's loaders be found again by (epoch, batch), and changed in phases; returns the same object.
+
+    Args:
+        datamodule: Any; its class is extended by `ResumableData`.
+        seed: Of the order of samples, of their augmentation, and of what the phases draw.
+        phases: Phase -> functions, as `DataPhase` describes them.
+    """
+    extended: Any = extend(datamodule, ResumableData)
+    extended.order_seed, extended.data_phases = seed, DataPhases.of(phases or {})
     return datamodule
 
 
-def _refuse_empty(loader: Any, stage: str) -> None:
-    if not hasattr(loader, "__len__"):
-        return
-    if len(loader) == 0:
+def _ranks(datamodule: Any) -> tuple[int, int]:
+    return data_ranks(datamodule.trainer)
+
+
+def _warn(reason: str, stage: str, ranks: int) -> None:
+    if stage == "training":
+        logger.warning("a resumed run will not go on at the same sample: %s", reason)
+    if ranks > 1:
+        logger.warning("each of %d ranks reads all of the %s data: %s", ranks, stage, reason)
+
+
+def _refuse_empty(loader: Any, stage: str, ranks: int) -> None:
+    if sized_len(loader) == 0:
         dataset = getattr(loader, "dataset", None)
         size = len(dataset) if isinstance(dataset, Sized) else 0
         batch_size = getattr(loader, "batch_size", None)
-        cause = f"{size} samples with batch_size={batch_size} and drop_last" if size else "empty"
+        shared = f" on each of {ranks} ranks" if ranks > 1 else ""
+        cause = f"{size} samples with batch_size={batch_size}{shared} and drop_last" if size else "empty"
         raise DataError(f"data: the {stage} dataset gives no batch ({cause}); give more data or a smaller batch")

@@ -48,6 +48,14 @@ def preserved_generators() -> Iterator[None]:
         random.setstate(states[2])
 
 
+@contextmanager
+def seeded(*coordinates: int | str) -> Iterator[None]:
+    """Inside, the three global generators follow from coordinates alone; they are put back on leaving."""
+    with preserved_generators():
+        reseed(counter_seed(*coordinates))
+        yield
+
+
 def draws_nothing(source: Any) -> bool:
     """Whether a dataset or a `collate_fn` is known to draw no random numbers.
 

@@ -1,0 +1,117 @@
+"""The batches of an epoch as keys, from any of them on: planned over all ranks, and this rank's share of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Sampler
+
+from trustformers_pl.data.order import epoch_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from trustformers_pl.data.phases import DataPhases
+
+
+class Slices:
+    """Consecutive slices of an order, made when asked for: the default of the BATCH phase.
+
+    Args:
+        order: (N,) int64.
+        size: Indices in a slice.
+        drop_last: Whether an incomplete last one is left out.
+    """
+
+    def __init__(self, order: Tensor, size: int, *, drop_last: bool) -> None:
+        self.order = order
+        self.size = size
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        return slice_count(len(self.order), self.size, drop_last=self.drop_last)
+
+    def __getitem__(self, batch: int) -> Tensor:
+        return self.order[batch * self.size : (batch + 1) * self.size]
+
+
+def slice_count(length: int, size: int, *, drop_last: bool) -> int:
+    """How many slices of `size` there are in `length`."""
+    return length // size if drop_last else -(-length // size)
+
+
+class SeekableBatches(Sampler[tuple[int, Any]]):
+    """This rank's batches of one epoch as keys (epoch, indices), from a settable one on.
+
+    Global batches follow from (seed, epoch, number of ranks x batch size) alone, so the same samples make a batch on
+    any number of ranks. Where a feature owns ORDER or BATCH, the number of batches is known only by making them.
+
+    Args:
+        length: Number of samples.
+        batch_size: Samples in a rank's batch; None makes each index, not in a list, a batch.
+        seed: The run's seed.
+        shuffle: Whether each epoch is permuted.
+        drop_last: Whether an incomplete last global batch is left out; the owner of BATCH decides itself.
+        phases: What features change.
+        ranks: Gives (rank, ranks); asked when it matters.
+
+    Attributes:
+        epoch: The epoch to iterate next.
+        start: Its first batch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int | None,
+        *,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        phases: DataPhases,
+        ranks: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.length, self.batch_size = length, batch_size
+        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.phases, self.ranks = phases, ranks
+        self.epoch = self.start = 0
+        self._made: tuple[tuple[int, int], Slices | list[Tensor]] | None = None
+
+    @property
+    def count_varies(self) -> bool:
+        """Whether epochs may differ in their number of batches."""
+        return bool(self.phases.order or self.phases.batch)
+
+    def count(self, epoch: int) -> int:
+        """Number of batches in an epoch, the same on every rank."""
+        if self.count_varies:
+            return len(self._global_batches(epoch))
+        return slice_count(self.length, self._global_size(), drop_last=self.drop_last)
+
+    def __len__(self) -> int:
+        return self.count(self.epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        epoch, (rank, ranks) = self.epoch, self.ranks()
+        batches = self._global_batches(epoch)
+        for batch in range(self.start, len(batches)):
+            share = self.phases.share(batches[batch], rank, ranks).tolist()
+            yield epoch, share if self.batch_size is not None else share[0]
+
+    def _global_size(self) -> int:
+        return (self.batch_size or 1) * self.ranks()[1]
+
+    def _global_batches(self, epoch: int) -> Slices | list[Tensor]:
+        size = self._global_size()
+        if self._made is None or self._made[0] != (epoch, size):
+            self._made = (epoch, size), self._make(epoch, size)
+        return self._made[1]
+
+    def _make(self, epoch: int, size: int) -> Slices | list[Tensor]:
+        order = epoch_order(self.length, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        order = self.phases.ordered(order, epoch, self.seed)
+        if self.phases.batch is None:
+            return Slices(order, size, drop_last=self.drop_last)
+        return self.phases.batched(order, size, epoch, self.seed, self.length)
