@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_PREFIX = "TFPL_"
 # Switches of the program itself, not values of a recipe.
-RESERVED_VARIABLES = frozenset({"TFPL_DEBUG"})
+RESERVED_VARIABLES = frozenset({"TFPL_DEBUG", "TFPL_LOOP"})
 
 
 def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> Section:
