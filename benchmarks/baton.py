@@ -32,7 +32,7 @@ class Baton:
         self._fetched: dict[str, int] = {}
         self._began: dict[str, float] = {}
         self._round: list[str] = []
-        self._random = random.Random(0)  # noqa: S311
+        self._random = random.Random(0)
         self._errors: list[str] = []
 
     def run(self, variants: dict[str, Callable[[], None]]) -> dict[str, list[float]]:

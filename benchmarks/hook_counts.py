@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule
-from overhead_variants import VARIANTS, Job
+from overhead_job import Job
+from overhead_variants import VARIANTS
 
 BOTH = (
     "on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward",

@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from baton import Baton, token_loader
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from overhead_job import DECAY, LR, Job
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from trustformers_pl.assembly import Live
 from trustformers_pl.checkpoint import Checkpoint
 from trustformers_pl.factory import assemble
-from trustformers_pl.models import GPT
 from trustformers_pl.precision_order import OrderedPrecision
 from trustformers_pl.tracking import Metrics, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LR, DECAY, CLIP, LOG_EVERY, NEVER = 1e-3, 0.1, 1.0, 10, 10**9
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every variant trains.
-
-    Attributes:
-        model: Arguments of GPT.
-        batch: Rows of `context_length` tokens in a batch.
-        steps: Optimizer steps.
-        baton: By which the variants take turns, or None.
-        observers: Makes the callbacks that a variant gets besides its own.
-        folder: Where the variants write.
-    """
-
-    model: dict[str, int]
-    batch: int
-    steps: int
-    baton: Baton | None = None
-    extra: tuple[Callback, ...] = ()
-    mixins: tuple[type, ...] = ()
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
-
-    def built(self, *bases: type) -> Any:
-        """A model, the same at each call, of a class with these bases before GPT."""
-        torch.manual_seed(0)
-        return type("Model", (*self.mixins, *bases, GPT), {})(**self.model)
-
-    def loader(self, name: str) -> Any:
-        """The batches of the variant called `name`."""
-        return token_loader(name, self.baton, self.steps, self.batch, self.model["context_length"])
-
-    def factor(self, step: int) -> float:
-        """The cosine: factor of the peak learning rate."""
-        return 0.5 * (1 + math.cos(math.pi * min(step, self.steps) / self.steps))
-
-    def optimizer(self, module: nn.Module) -> tuple[Any, Any]:
-        """Fused AdamW with decay of the matrices, and the cosine."""
-        parameters = list(module.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=LR, fused=True)
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+CLIP, LOG_EVERY, NEVER = 1.0, 10, 10**9
 
 
 def plain(job: Job) -> nn.Module:
@@ -124,6 +74,7 @@ class GradientNorm(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         """Log the norm."""
+        del trainer, optimizer
         pl_module.log("grad_norm", nn.utils.get_total_norm([p.grad for p in pl_module.parameters()]))
 
 

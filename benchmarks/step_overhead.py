@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from baton import Baton
 from hook_counts import count_hooks
-from overhead_variants import VARIANTS, Job
+from overhead_job import Job
+from overhead_variants import VARIANTS
 
 from trustformers_pl.tracking import display, progress
 
 SIZES: dict[str, tuple[dict[str, int], int]] = {
-    "small": ({"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 64}, 2),
+    "small": ({"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 64}, 4),
     "medium": ({"d_model": 192, "n_layers": 6, "n_heads": 6, "context_length": 64}, 4),
 }
 WINDOW, WARM = 20, 20  # steps
@@ -102,7 +103,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     names = ["plain torch", *(arguments.only or [name for name in VARIANTS if name != "plain torch"])]
     # Runs that take turns share the wall clock, so a bar drawn ten times a second would be drawn more often per step.
-    own_clock: Any = types.SimpleNamespace(monotonic=time.thread_time)
+    own_clock: Any = types.SimpleNamespace(monotonic=time.thread_time, perf_counter=time.thread_time)
     display.time = progress.time = own_clock  # type: ignore[attr-defined]
     with contextlib.redirect_stdout(Terminal()):
         counts = count_hooks()

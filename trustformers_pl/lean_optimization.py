@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult
-from lightning.pytorch.loops.optimization.closure import AbstractClosure
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trustformers_pl.step_hooks import StepHooks
 
 
-class LeanOptimization(AbstractClosure[ClosureResult]):
+class LeanOptimization(Closure):
     """Training step, `zero_grad`, backward pass and optimizer step; it is itself the closure that optimizers get.
 
     Args:
@@ -28,7 +28,7 @@ class LeanOptimization(AbstractClosure[ClosureResult]):
     """
 
     def __init__(self, loop: _TrainingEpochLoop, hooks: StepHooks) -> None:
-        super().__init__()
+        super().__init__(self._training_step)
         trainer = loop.trainer
         self.hooks = hooks
         self._loop = loop
@@ -73,11 +73,7 @@ class LeanOptimization(AbstractClosure[ClosureResult]):
         self.hooks.under_name("optimizer_step", module.optimizer_step, *arguments)
         progress.increment_completed()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | None:
-        """Run the closure; returns the detached loss."""
-        self._result = self.closure(*args, **kwargs)
-        return self._result.loss
-
+    @override
     def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
         """Training step, `zero_grad` on a window's first micro-batch, backward pass."""
         del args, kwargs
@@ -90,7 +86,7 @@ class LeanOptimization(AbstractClosure[ClosureResult]):
         result = self._training_step()
         loss = result.closure_loss
         if loss is None:
-            Closure.warning_cache.warn("`training_step` returned `None`. If this was on purpose, ignore this warning...")
+            self.warning_cache.warn("`training_step` returned `None`. If this was on purpose, ignore this warning...")
         if not self._loop.automatic_optimization._skip_backward:
             if self._batch_idx % self._trainer.accumulate_grad_batches == 0:
                 self._zero_grad()

@@ -46,7 +46,8 @@ class LeanStep:
         self._scheduler = configs[0].scheduler if configs else None
         fetcher._start_profiler = fetcher._stop_profiler = _profile_nothing
         self._validation: tuple[Any, bool] | None = None
-        self.look_up()
+        self.hooks = self._precision.hooks = StepHooks(trainer)
+        self._optimization = LeanOptimization(loop, self.hooks)
 
     def validates(self, decide: Callable[[], bool]) -> bool:
         """Whether this epoch has validations: Lightning asks after every batch, and looks at classes to answer."""
@@ -56,11 +57,6 @@ class LeanStep:
             self._validation = asked, decide()
         return self._validation[1]
 
-    def look_up(self) -> None:
-        """Find out who overrides which hook."""
-        self.hooks = self._precision.hooks = StepHooks(self._trainer)
-        self._optimization = LeanOptimization(self._loop, self.hooks)
-
     def advance(self, fetcher: _DataFetcher) -> None:
         """One batch.
 
@@ -68,8 +64,6 @@ class LeanStep:
             StopIteration: The data is exhausted, or the module's `on_train_batch_start` returned -1.
         """
         loop = self._loop
-        if self._trainer.callbacks != self.hooks.callbacks:  # type: ignore[attr-defined]
-            self.look_up()
         if loop.val_loop.restarting:
             loop.val_loop.restarting = False
         if self._synchronises:

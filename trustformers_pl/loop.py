@@ -4,37 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-
-from trustformers_pl.lean_step import LeanStep
-from trustformers_pl.ordinary import why_not_ordinary
+from trustformers_pl.lean_loop import LeanLoop
 from trustformers_pl.randomness import random_state, restore_random_state
-from trustformers_pl.step_hooks import boundary_methods
 
 if TYPE_CHECKING:
     from lightning import Trainer
     from lightning.pytorch.loops.fetchers import _DataFetcher
 
-SIGTERM_EVERY = 32  # batches between two looks, of all ranks together, at whether rank 0 was told to end
 
-
-class EpochLoop(_TrainingEpochLoop):
+class EpochLoop(LeanLoop):
     """Lightning's loop, with step boundaries at which a checkpoint holds everything.
 
     At the end of each optimizer step, after the validation and logging that were due, every callback with a method
     `on_step_boundary(trainer, module)` is called: the loop's counters are whole there and no gradient is pending.
     Loaders with a method `seek(epoch, batch)` are told where to start. Loggers and callbacks with a method
     `truncate_after(step)` are told, at the start, after which step their rows are of a future that never happened.
-
-    Ordinary runs are trained batch by batch by `LeanStep`, which costs less and changes nothing; all others by
-    Lightning's own code.
-
-    Attributes:
-        why_stock: Why the epoch that runs, or ran last, needs Lightning's own code; None where it does not.
     """
 
-    why_stock: str | None = "nothing was trained yet"
-    _lean: LeanStep | None = None
     _random: dict[str, Any] | None
     _rewound: bool
     restarting: bool
@@ -58,7 +44,6 @@ class EpochLoop(_TrainingEpochLoop):
         if self._random is not None:
             restore_random_state(self._random)
             self._random = None
-        self._choose(data_fetcher)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """One batch; the first one after a resume goes straight to training, as nothing before it is unfinished.
@@ -70,56 +55,16 @@ class EpochLoop(_TrainingEpochLoop):
             self.restarting = False
             if self._num_ready_batches_reached():
                 raise StopIteration
-        if self._lean is None:
-            super().advance(data_fetcher)
-        else:
-            self._lean.advance(data_fetcher)
+        super().advance(data_fetcher)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Validation and logging that are due; then the step boundary."""
-        accumulating = self._should_accumulate()
-        if self._lean is None or self._more_is_due(data_fetcher):
-            super().on_advance_end(data_fetcher)
-        elif not accumulating:
-            self._batches_that_stepped += 1
-        if accumulating:
+        super().on_advance_end(data_fetcher)
+        if self._should_accumulate():
             return
         trainer = self.trainer
-        for on_step_boundary in boundary_methods(trainer) if self._lean is None else self._lean.hooks.at_boundary:
+        for on_step_boundary in self.boundary_methods():
             on_step_boundary(trainer, trainer.lightning_module)
-
-    def teardown(self) -> None:
-        """Let go of the run's objects."""
-        super().teardown()
-        self._lean = None
-        self.trainer.precision_plugin.hooks = None  # type: ignore[attr-defined]
-
-    def _choose(self, data_fetcher: _DataFetcher) -> None:
-        self.why_stock = why_not_ordinary(self, data_fetcher)
-        self._lean = LeanStep(self, data_fetcher) if self.why_stock is None else None
-
-    def _more_is_due(self, data_fetcher: _DataFetcher) -> bool:
-        """Whether there is more to do after a batch than to count it."""
-        trainer = self.trainer
-        return (
-            self._should_check_val_fx(data_fetcher)
-            or self._skip_next_val
-            or trainer.should_stop
-            or trainer.received_sigterm
-        )
-
-    def _should_accumulate(self) -> bool:
-        """Lightning's, which looks at many things before it finds that nothing is accumulated."""
-        return self.trainer.accumulate_grad_batches != 1 and super()._should_accumulate()
-
-    def _should_check_val_epoch(self) -> bool:
-        decide = super()._should_check_val_epoch
-        return decide() if self._lean is None else self._lean.validates(decide)
-
-    def _broadcast_sigterm_tensor(self) -> None:
-        """Lightning's, at the same batches on all ranks; it waits for the device."""
-        if self.batch_progress.total.ready % SIGTERM_EVERY == 0:
-            super()._broadcast_sigterm_tensor()
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
         """Lightning's, except after an optimizer step that was skipped."""
@@ -137,8 +82,8 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _seek(self) -> None:
         fit_loop = self.trainer.fit_loop
-        loaders = fit_loop._combined_loader.flattened if fit_loop._combined_loader else []
-        for loader in loaders:
+        combined = fit_loop._combined_loader  # without a length when the data has none, so it has no truth value
+        for loader in combined.flattened if combined is not None else []:
             if hasattr(loader, "seek"):
                 loader.seek(fit_loop.epoch_progress.current.processed, self.batch_progress.current.ready)
 

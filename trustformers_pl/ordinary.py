@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
-from lightning.pytorch.loops.optimization import _AutomaticOptimization
+from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
@@ -74,7 +74,7 @@ def _schedules(trainer: Trainer) -> str | None:
 
 
 def _loop(loop: _TrainingEpochLoop) -> str | None:
-    parts = {type(loop.automatic_optimization): _AutomaticOptimization}
-    parts[type(loop.trainer._logger_connector)] = _LoggerConnector
-    strange = [found.__name__ for found, expected in parts.items() if found is not expected]
+    parts: list[tuple[object, type]] = [(loop.automatic_optimization, _AutomaticOptimization)]
+    parts.append((loop.trainer._logger_connector, _LoggerConnector))
+    strange = [type(part).__name__ for part, expected in parts if type(part) is not expected]
     return f"{strange[0]} is not Lightning's own" if strange else None

@@ -43,8 +43,6 @@ class StepHooks:
 
     def __init__(self, trainer: Trainer) -> None:
         module = trainer.lightning_module
-        self.callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-        self.at_boundary = boundary_methods(trainer)
         clipping = ((module, "configure_gradient_clipping"), (module, "clip_gradients"))
         self.clips_itself = any(overrides(owner, name, LightningModule) for owner, name in clipping)
         self.clips_itself |= overrides(trainer.precision_plugin, "clip_gradients", Precision)
@@ -52,8 +50,13 @@ class StepHooks:
         self._module = module
         # torch's __setattr__ looks for parameters and submodules first.
         self._names: dict[str, Any] = vars(module)
-        self._of_callbacks = {name: self._callables(self.callbacks, name, Callback) for name in STEP_HOOKS}
+        self._look_up()
         self._of_module = {name: self._callables([module], name, LightningModule) for name in STEP_HOOKS}
+
+    def _look_up(self) -> None:
+        self.callbacks: list[Any] = list(self._trainer.callbacks)  # type: ignore[attr-defined]
+        self.at_boundary = boundary_methods(self._trainer)
+        self._of_callbacks = {name: self._callables(self.callbacks, name, Callback) for name in STEP_HOOKS}
 
     @staticmethod
     def _callables(owners: list[Any], name: str, base: type) -> tuple[Callable[..., Any], ...]:
@@ -62,6 +65,8 @@ class StepHooks:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call one of `STEP_HOOKS` on all callbacks and on the module; returns the module's answer."""
+        if self._trainer.callbacks != self.callbacks:  # type: ignore[attr-defined]
+            self._look_up()  # callbacks may come and go while a fit runs
         of_callbacks, of_module = self._of_callbacks[name], self._of_module[name]
         if not (of_callbacks or of_module):
             return None
