@@ -92,7 +92,7 @@ class LossWindow:
 
 def as_count(count: Tensor | float) -> Tensor:
     """A count as a float32 scalar on its device."""
-    return torch.as_tensor(count, dtype=torch.float32)
+    return count.float() if isinstance(count, Tensor) else torch.tensor(float(count))
 
 
 def sum_over_data_ranks(values: Tensor, module: LightningModule) -> Tensor:
