@@ -8,6 +8,7 @@ after the penalties: gradients are synchronised, unscaled and divided there, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -79,7 +80,8 @@ class GradientStep:
     @property
     def gradients(self) -> list[Tensor]:
         """Their gradients."""
-        return [p.grad for p in self.parameters if p.grad is not None]
+        groups = self.optimizer.param_groups
+        return [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
 
 
 Rule = Callable[[GradientStep], None]
@@ -115,7 +117,8 @@ class GradientOrder:
         window: LossWindow | None = getattr(step.module, "loss_window", None)
         if window is not None and window.is_open:
             factor, step.count = window.close(step.module)
-            _scale(step.gradients, factor)
+            if factor is not None:
+                _scale(step.gradients, factor)
         self.run(GradientPhase.PENALTIES, step)
 
     def check(self, step: GradientStep, scaler: torch.amp.GradScaler | None) -> None:
@@ -125,7 +128,7 @@ class GradientOrder:
             NonFiniteError: The message names the step and the first parameters.
         """
         step.norm = total_norm(step.gradients)
-        step.finite = bool(step.norm.isfinite())
+        step.finite = math.isfinite(step.norm.item())
         step.skip = scaler is not None and not step.finite
         self.run(GradientPhase.FINITE, step)
         if not step.finite and not step.skip:

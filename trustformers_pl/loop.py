@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-
 from trustformers_pl import state
 from trustformers_pl.agreement import Statement, compare
 from trustformers_pl.epoch_length import measure
+from trustformers_pl.lean_loop import LeanLoop
 from trustformers_pl.logged_results import LoggedResults
 from trustformers_pl.randomness import Randomness
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loops.fetchers import _DataFetcher
 
 
-class EpochLoop(_TrainingEpochLoop):
+class EpochLoop(LeanLoop):
     """Lightning's loop, with step boundaries at which a checkpoint holds everything.
 
     At the end of each optimizer step, after the validation and logging that were due, every callback with a method
@@ -81,10 +80,8 @@ class EpochLoop(_TrainingEpochLoop):
         if self._should_accumulate():
             return
         trainer = self.trainer
-        for callback in trainer.callbacks:
-            on_step_boundary = getattr(callback, "on_step_boundary", None)
-            if on_step_boundary is not None:
-                on_step_boundary(trainer, trainer.lightning_module)
+        for on_step_boundary in self.boundary_methods():
+            on_step_boundary(trainer, trainer.lightning_module)
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
         """Lightning's, except after an optimizer step that was skipped."""
@@ -105,8 +102,8 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _seek(self) -> None:
         fit_loop = self.trainer.fit_loop
-        loaders = fit_loop._combined_loader.flattened if fit_loop._combined_loader else []
-        for loader in loaders:
+        combined = fit_loop._combined_loader  # without a length when the data has none, so it has no truth value
+        for loader in combined.flattened if combined is not None else []:
             if hasattr(loader, "seek"):
                 loader.seek(fit_loop.epoch_progress.current.processed, self.batch_progress.current.ready)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lightning import LightningModule
 
@@ -30,7 +30,7 @@ class LossWindow:
 
     def __init__(self) -> None:
         self._reference: float | None = None
-        self._counts: list[Tensor] = []
+        self._counts: list[Tensor | float] = []
 
     @property
     def is_open(self) -> bool:
@@ -49,33 +49,50 @@ class LossWindow:
             those of the mean loss plus the weighted means of the terms.
         """
         loss, *terms = contributions.values()
-        counts = torch.stack([torch.as_tensor(c.count, dtype=torch.float32) for c in (loss, *terms)])
-        self._counts.append(counts[0])
-        if terms and module.trainer.world_size > 1:
-            counts = sum_over_data_ranks(counts, module)
+        self._counts.append(loss.count)
+        total = self._with_terms(loss, terms, module) if terms else loss.sum
         if self._reference is None:
-            self._reference = 2.0 ** round(math.log2(max(float(counts[0]), 1.0)))
+            count = as_count(loss.count)
+            # One for all ranks, or their gradients could not be added.
+            size = sum_over_data_ranks(count, module) if module.trainer.world_size > 1 else count
+            self._reference = 2.0 ** round(math.log2(max(float(size), 1.0)))
+        return total / self._reference
+
+    @staticmethod
+    def _with_terms(loss: Contribution, terms: Sequence[Contribution], module: LightningModule) -> Tensor:
+        counts = torch.stack([as_count(part.count) for part in (loss, *terms)])
+        if module.trainer.world_size > 1:
+            counts = sum_over_data_ranks(counts, module)
         total = loss.sum
         for position, term in enumerate(terms, 1):
             total = total + term.weight * term.sum * (counts[0] / counts[position])
-        return total / self._reference
+        return total
 
-    def close(self, module: LightningModule) -> tuple[Tensor, Tensor]:
+    def close(self, module: LightningModule) -> tuple[Tensor | None, Tensor]:
         """End the window.
 
         Returns:
-            The factor for the accumulated gradients, and the window's count on all data ranks: scalars, left on their
-            device.
+            The factor for the accumulated gradients, None where it is known to be exactly 1, and the window's count on
+            all data ranks: scalars, left on their device.
         """
         trainer = module.trainer
-        count = torch.stack(self._counts).sum()
-        self._counts = []
+        counts, self._counts = [as_count(count) for count in self._counts], []
+        count = counts[0] if len(counts) == 1 else torch.stack(counts).sum()
         ranks = 1
         if trainer.world_size > 1:
             count, ranks = sum_over_data_ranks(count, module), data_ranks(module)
         assert self._reference is not None
         # Lightning divides each loss by the number of micro-batches, and strategies average over the data ranks.
-        return self._reference * trainer.accumulate_grad_batches * ranks / count, count
+        parts = trainer.accumulate_grad_batches * ranks
+        # Looking at a count is cheap on the CPU; elsewhere it would wait for the device.
+        if parts == 1 and count.device.type == "cpu" and count.item() == self._reference:
+            return None, count
+        return self._reference * parts / count, count
+
+
+def as_count(count: Tensor | float) -> Tensor:
+    """A count as a float32 scalar on its device."""
+    return count.float() if isinstance(count, Tensor) else torch.tensor(float(count))
 
 
 def sum_over_data_ranks(values: Tensor, module: LightningModule) -> Tensor:

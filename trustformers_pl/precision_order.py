@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
 from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from typing_extensions import override
 
 from trustformers_pl.decomposed import DecomposedLoss
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from trustformers_pl.gradients import Rule
+    from trustformers_pl.step_hooks import StepHooks
 
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 CONVERTED = ("16-true", "bf16-true")
+BY_NORM = GradClipAlgorithmType.NORM
 ALIASES = {None: "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
@@ -58,6 +61,7 @@ class OrderedPrecision(Precision):
         self.order = GradientOrder(rules)
         self.scaler = scaler
         self.last_step: GradientStep | None = None
+        self.hooks: StepHooks | None = None  # the lean loop's, while it trains
         self._inner: Precision = Precision()
         if name in CONVERTED:
             self._inner = HalfPrecision(name)  # type: ignore[arg-type]
@@ -105,7 +109,20 @@ class OrderedPrecision(Precision):
     @override
     def pre_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
         scaled = tensor if self.scaler is None else self.scaler.scale(tensor)
-        return super().pre_backward(scaled, module)
+        self._call(module, "on_before_backward", scaled)
+        return scaled
+
+    @override
+    def post_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
+        self._call(module, "on_after_backward")
+        return tensor.detach()
+
+    def _call(self, module: LightningModule, name: str, *arguments: Any) -> None:
+        if self.hooks is not None:
+            self.hooks.call(name, *arguments)
+        else:
+            call._call_callback_hooks(module.trainer, name, *arguments)
+            call._call_lightning_module_hook(module.trainer, name, *arguments)
 
     @override
     def optimizer_step(  # type: ignore[override]
@@ -123,8 +140,7 @@ class OrderedPrecision(Precision):
             return result
         step = self.last_step = GradientStep(model, optimizer)
         self.order.before_hooks(step, self.scaler)
-        call._call_callback_hooks(model.trainer, "on_before_optimizer_step", optimizer)
-        call._call_lightning_module_hook(model.trainer, "on_before_optimizer_step", optimizer)
+        self._call(model, "on_before_optimizer_step", optimizer)
         self.order.check(step, self.scaler)
         self._clip(step)
         if not step.skip:
@@ -138,8 +154,11 @@ class OrderedPrecision(Precision):
         if step.skip:
             return
         trainer = step.module.trainer
-        algorithm = trainer.gradient_clip_algorithm
-        self._clip_gradients(step.module, step.optimizer, trainer.gradient_clip_val, gradient_clip_algorithm=algorithm)
+        value, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        if self.hooks is None or self.hooks.clips_itself or not (algorithm is None or algorithm is BY_NORM):
+            self._clip_gradients(step.module, step.optimizer, value, gradient_clip_algorithm=algorithm)
+        elif value:
+            self.clip_grad_by_norm(step.optimizer, value)
         self.order.run(GradientPhase.CLIP, step)
 
     @override

@@ -71,7 +71,7 @@ class Checkpoint(callbacks.Checkpoint):
         del pl_module
         loop = trainer.fit_loop.epoch_loop
         assert isinstance(loop, EpochLoop)
-        if trainer.global_step % self.every_n_steps == 0 or loop.last_step_done:
+        if loop.global_step % self.every_n_steps == 0 or loop.last_step_done:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:

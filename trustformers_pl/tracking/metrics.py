@@ -29,7 +29,11 @@ def is_due(trainer: Trainer) -> bool:
     Returns:
         Lightning's own decision, taken at any point of the step before it ends.
     """
-    return bool(trainer._logger_connector.should_update_logs or getattr(trainer, "fast_dev_run", False))
+    # What `_LoggerConnector.should_update_logs` comes to while training, without finding out that it does train.
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    stepped: int = trainer.fit_loop.epoch_loop._batches_that_stepped
+    due = every != 0 and ((stepped + 1) % every == 0 or trainer.should_stop)
+    return due or bool(getattr(trainer, "fast_dev_run", False))
 
 
 def ordered_step(trainer: Trainer) -> GradientStep | None:
