@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -33,21 +34,22 @@ def on_ranks(world_size: int, code: str, *, seconds: float = 120.0) -> list[str]
         "TORCHELASTIC_RUN_ID": "tests",
     }
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    started = [
-        subprocess.Popen(
-            command,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        ended = [process.communicate(timeout=seconds) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, errors) in zip(started, ended, strict=True):
-        assert process.returncode == 0, errors
-    return [output for output, _ in ended]
+    with tempfile.TemporaryDirectory() as folder:  # files, not pipes: a rank that prints much must not wait for another
+        outputs = [Path(folder, f"{rank}.out") for rank in range(world_size)]
+        started = [_started(command, shared, rank, output) for rank, output in enumerate(outputs)]
+        try:
+            for process in started:
+                process.wait(timeout=seconds)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        for process, output in zip(started, outputs, strict=True):
+            assert process.returncode == 0, output.with_suffix(".err").read_text()
+        return [output.read_text() for output in outputs]
+
+
+def _started(command: list[str], shared: dict[str, str], rank: int, output: Path) -> subprocess.Popen[bytes]:
+    environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    with output.open("wb") as out, output.with_suffix(".err").open("wb") as err:
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,8 @@ def train(folder: str, *callbacks: Callback, resume: bool = False, module: Any =
         callbacks=[*callbacks, Checkpoint(folder=folder, every_n_steps=1, keep_last=100)],
         plugins=[TorchElasticEnvironment() if ranks > 1 else LightningEnvironment()],
     )
-    data = resumable_datamodule(tiny.Data(count=28), seed=1)
+    # Seven batches an epoch, on however many ranks they are shared out.
+    data = resumable_datamodule(tiny.Data(count=28 * int(os.environ.get("WORLD_SIZE", "1"))), seed=1)
     trainer.fit(module, datamodule=data, ckpt_path=resume_path(folder) if resume else None)
     return trainer
 

@@ -53,8 +53,6 @@ class DatasetModule(LightningDataModule):
     def __init__(self, train: Any, val: Any, config: LoaderConfig) -> None:
         super().__init__()
         self.train, self.val, self.config = train, val, config
-        if val is None:
-            self.val_dataloader = None  # type: ignore[assignment,method-assign]
 
     def train_dataloader(self) -> Any:
         """Shuffled batches, or the DataLoader that was given."""

@@ -51,8 +51,11 @@ def size(module: Any, outputs: Tensor, batch: list[Tensor]) -> tuple[Tensor, Ten
     return (weight**2).sum(), torch.tensor(weight.numel())
 
 
+WITH_TERMS = os.environ.get("SPLIT_JOB_TERMS", "1") == "1"
+
+
 class Job(DecomposedLoss, LightningModule):
-    loss_terms = (LossTerm("magnitude", magnitude, TERM), LossTerm("size", size, DECAYED))
+    loss_terms = (LossTerm("magnitude", magnitude, TERM), LossTerm("size", size, DECAYED)) if WITH_TERMS else ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +97,7 @@ class Slices(LightningDataModule):
         return DataLoader(Subset(TensorDataset(*inputs()), self.indices), self.micro)
 
 
-def reference() -> list[float]:
+def reference(terms: bool = True) -> list[float]:
     """The same training by torch alone: whole batches, autograd over the mean, in one process."""
     net = network()
     start = [p.detach().clone() for p in net.parameters()]
@@ -102,8 +105,9 @@ def reference() -> list[float]:
     for x, y, valid in DataLoader(TensorDataset(*inputs()), GLOBAL_BATCH):
         optimizer.zero_grad()
         outputs = net(x)
-        loss = ((outputs - y) ** 2)[valid].mean() + TERM * outputs.abs()[valid].mean()
-        loss = loss + DECAYED * (net[0].weight ** 2).mean()  # type: ignore[index,operator]
+        loss = ((outputs - y) ** 2)[valid].mean()
+        if terms:
+            loss = loss + TERM * outputs.abs()[valid].mean() + DECAYED * (net[0].weight ** 2).mean()  # type: ignore[index,operator]
         loss = loss + sum(0.5 * PULL * ((p - s) ** 2).sum() for p, s in zip(net.parameters(), start, strict=True))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import tiny
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 
 from trustformers_pl.errors import DataError, RecipeError, RefusedError
 from trustformers_pl.factory import assemble
@@ -261,6 +261,15 @@ def test_data_may_come_from_the_module(write: Write) -> None:
     run = trained({"model": {"class_path": "tiny.Own"}, "trainer": {"max_steps": 2, "accelerator": "cpu"}})
     assert run.datamodule is None
     assert run.trainer.global_step == 2
+
+
+def test_data_without_validation(write: Write) -> None:
+    class TrainingOnly(tiny.Data):
+        val_dataloader = LightningDataModule.val_dataloader
+
+    tiny.TrainingOnly = TrainingOnly  # type: ignore[attr-defined]
+    text = Path(write()).read_text().replace("tiny.Data", "tiny.TrainingOnly")
+    assert trained(write(text)).trainer.global_step == 6
 
 
 def test_where_mpi4py_has_no_mpi_library(write: Write) -> None:

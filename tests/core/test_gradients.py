@@ -44,6 +44,16 @@ def test_ranks_give_the_weights_of_one_process(ranks: int) -> None:
             assert found == pytest.approx(expected, abs=1e-6)
 
 
+def test_ranks_with_unequal_counts_agree_without_loss_terms_too() -> None:
+    """Without terms no count is exchanged before the window closes; the ranks must still divide alike."""
+    job = Path(__file__).parent / "split_job.py"
+    code = f"import os, sys, runpy; os.environ['SPLIT_JOB_TERMS'] = '0'; sys.argv[1:] = ['1', '4']; runpy.run_path({str(job)!r}, run_name='__main__')"
+    expected = split_job.reference(terms=False)
+    for output in on_ranks(2, code):
+        for found in json.loads(output.splitlines()[-1]):
+            assert found == pytest.approx(expected, abs=1e-6)
+
+
 class Fit:
     """A stock Trainer with nothing of ours but the precision and the loop."""
 

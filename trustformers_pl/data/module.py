@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch.core.hooks import DataHooks
 
 from trustformers_pl.compose import extend
 from trustformers_pl.data.eligible import why_not_resumable
@@ -48,14 +49,6 @@ class ResumableData:
         """
         return self._made_resumable(super().train_dataloader(), "training", self.data_phases)  # type: ignore[misc]
 
-    def val_dataloader(self) -> Any:
-        """The validation loaders, likewise; in the order of the data, as they are."""
-        loaders = super().val_dataloader()  # type: ignore[misc]
-        phases = self.data_phases.for_validation
-        if isinstance(loaders, list | tuple):
-            return [self._made_resumable(loader, "validation", phases) for loader in loaders]
-        return self._made_resumable(loaders, "validation", phases)
-
     def _made_resumable(self, loader: Any, stage: str, phases: DataPhases) -> Any:
         ranks = partial(_ranks, self)
         made = resumable(loader, seed=self.order_seed, phases=phases, ranks=ranks)
@@ -69,6 +62,18 @@ class ResumableData:
         return made
 
 
+class ResumableValidation(ResumableData):
+    """The same for the validation loaders, of a data module that has some."""
+
+    def val_dataloader(self) -> Any:
+        """The validation loaders, likewise; in the order of the data, as they are."""
+        loaders = super().val_dataloader()  # type: ignore[misc]
+        phases = self.data_phases.for_validation
+        if isinstance(loaders, list | tuple):
+            return [self._made_resumable(loader, "validation", phases) for loader in loaders]
+        return self._made_resumable(loaders, "validation", phases)
+
+
 def resumable_datamodule(
     datamodule: LightningDataModule, *, seed: int, phases: Mapping[str, Sequence[Any]] | None = None
 ) -> LightningDataModule:
@@ -79,7 +84,8 @@ def resumable_datamodule(
         seed: Of the order of samples, of their augmentation, and of what the phases draw.
         phases: Phase -> functions, as `DataPhase` describes them.
     """
-    extended: Any = extend(datamodule, ResumableData)
+    validates = type(datamodule).val_dataloader is not DataHooks.val_dataloader
+    extended: Any = extend(datamodule, ResumableValidation if validates else ResumableData)
     extended.order_seed, extended.data_phases = seed, DataPhases.of(phases or {})
     return datamodule
 
