@@ -200,10 +200,11 @@ TWO_DIMENSIONS = """
         assert placed.placements == parameter.placements
         assert torch.equal(placed.to_local(), parameter.to_local())
     assert content_sha256(module) == sha256
+    print("placed as torch placed it")
     dist.destroy_process_group()
 """
 
 
 def test_tensors_are_gathered_from_and_placed_on_a_mesh_of_two_dimensions() -> None:
     """FSDP2 over tensor parallelism, with uneven shards; torch's own layout of the same weights is the expected one."""
-    on_ranks(4, TWO_DIMENSIONS)
+    assert on_ranks(4, TWO_DIMENSIONS) == ["placed as torch placed it\n"] * 4

@@ -68,7 +68,8 @@ def test_words_and_hooks_that_do_not_agree(install: Any, traits: str, hook: str,
 def test_a_packages_own_words_need_no_permission(install: Any) -> None:
     traits = "claims=frozenset({'odd-pack:place'}), provides=frozenset({'odd-pack:thing'})"
     install("odd-pack", SOURCE.format(traits=traits, hook=""), trustformers_pl={"odd": "Feature"})
-    assemble({**MODEL, "odd": {}})
+    run = assemble({**MODEL, "odd": {}})
+    assert [plugin.name for plugin in run.assembly.plan.plugins] == ["odd", "optimizer.adamw"]
 
 
 def test_a_strategy_of_ones_own_refuses_a_mesh(install: Any) -> None:

@@ -35,10 +35,9 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return [(str(page.relative_to(ROOT)), match[2]) for page, match in found if match[1] == language]
 
 
-def run(code: str, path: str = "") -> None:
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
 
 
 def test_only_languages_that_are_tested_are_shown() -> None:
@@ -58,7 +57,8 @@ def test_recipes_train(page: str, recipe: str) -> None:
 def test_python_runs(page: str, code: str) -> None:
     recipe = next(recipe for _, recipe in blocks("yaml"))
     Path("recipe.yaml").write_text(recipe, encoding="utf-8")
-    run(code)
+    done = run(code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_plugin_of_the_guide_takes_part(install: Callable[..., None]) -> None:

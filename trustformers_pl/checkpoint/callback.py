@@ -22,8 +22,8 @@ class Checkpoint(callbacks.Checkpoint):
     """Save at step boundaries, so that a run killed at any moment resumes bit for bit.
 
     Works alone in a stock Trainer: `Trainer(callbacks=[Checkpoint(every_n_steps=100)])`, resumed by
-    `trainer.fit(..., ckpt_path=resume_path(folder))`. Exact with one process, for modules with automatic optimization
-    whose training data is a `ResumableLoader` or is in order.
+    `trainer.fit(..., ckpt_path=resume_path(folder))`. Exact with automatic optimization and training
+    data that is a `ResumableLoader` or in order, on the same number of ranks.
     """
 
     def __init__(self, *, folder: str | None = None, every_n_steps: int = 500, keep_last: int = 2) -> None:
