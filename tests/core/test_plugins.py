@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -60,7 +61,6 @@ def test_our_own_features_are_entry_points_like_any_other() -> None:
 
 
 def test_the_installed_metadata_is_that_of_pyproject() -> None:
-    tomllib = pytest.importorskip("tomllib", reason="in the standard library from Python 3.11 on")
     project = ROOT.parent / "pyproject.toml"
     declared = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["entry-points"]
     for group, points in declared.items():
