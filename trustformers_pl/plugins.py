@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pluggy
 
@@ -13,6 +14,9 @@ from trustformers_pl.errors import PluginError
 from trustformers_pl.hookspecs import PROJECT, HookSpecs
 from trustformers_pl.trace import trace_if_asked
 from trustformers_pl.traits import Traits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 GROUP = "trustformers_pl"
 OWNERSHIP_GROUP = "trustformers_pl.trainer_arguments"
@@ -32,11 +36,14 @@ class Plugin:
 
     Attributes:
         Config: A frozen keyword-only dataclass: the keys of the section, with types and defaults.
+        example: A section that shows the feature at work within a few steps of a tiny model: what `new recipe` writes,
+            the reference shows, and the conformance kit and the pair test run.
         name: The entry point's name.
         config: The section as read.
     """
 
     Config: ClassVar[type] = NoConfig
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     name: str
 
     def __init__(self, config: Any, name: str) -> None:
