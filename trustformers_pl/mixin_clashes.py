@@ -25,7 +25,8 @@ def mix_in(module: Any, assembly: Assembly) -> None:
     Raises:
         RefusedError: One mixin hides what another one defines, or Python finds no order for them.
     """
-    mixins = [(section, locate(mixin)) for section, mixin in zip(_sections(assembly), assembly.mixins, strict=True)]
+    sections = assembly.sections["module_mixins"]
+    mixins = [(section, locate(mixin)) for section, mixin in zip(sections, assembly.mixins, strict=True)]
     # In the module's class it stands before the features' mixins.
     engine = [] if assembly.optimizer is None else [("optimizer", ConfiguredOptimizers)]
     for first, second in combinations([*engine, *mixins], 2):
@@ -65,10 +66,6 @@ def _names(cls: type) -> set[str]:
 
 def _definer(cls: type, name: str) -> type:
     return next(one for one in cls.__mro__ if name in vars(one))
-
-
-def _sections(assembly: Assembly) -> tuple[str, ...]:
-    return assembly.sections["module_mixins"]
 
 
 def _said(name: str, first: str, hiding: type, second: str, hidden: type) -> str:

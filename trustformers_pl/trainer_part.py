@@ -84,9 +84,8 @@ def _strategy(plan: Plan, dimensions: list[Answer]) -> Any:
     """The strategy of the run: a plugin's own, or a mesh of the dimensions that plugins contribute."""
     made = [Answer(plugin, given) for plugin, given in calls(plan, "strategy") if given is not None]
     if dimensions:
-        made = [
-            Answer(d.plugin, part("trustformers_pl.mesh_strategy:MeshStrategy", items(dimensions))) for d in dimensions
-        ]
+        mesh = part("trustformers_pl.mesh_strategy:MeshStrategy", items(dimensions))
+        made = [Answer(plugin, mesh) for plugin in owners(dimensions)]
     if made and plan.trainer.get("strategy", "auto") != "auto":
         place = plan.recipe.tree.section("trainer").entries["strategy"].place
         makers = " and ".join(dict.fromkeys(owners(made)))
