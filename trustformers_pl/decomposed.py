@@ -6,6 +6,7 @@ from functools import reduce
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
+from trustformers_pl.errors import RefusedError
 from trustformers_pl.steps import Contribution, LossTerm, Minimised, SampleWeights, StepExecutor, sequential
 
 if TYPE_CHECKING:
@@ -47,12 +48,19 @@ class DecomposedLoss:
         loss: Any  # (outputs, batch[, sample_weights]) -> (sum over the valid elements, their number)
 
     def contributions(self, outputs: Any, batch: Any) -> Minimised:
-        """The module's own loss, under `loss`, and every loss term under its name."""
+        """The module's own loss, under `loss`, and every loss term under its name.
+
+        Raises:
+            RefusedError: Two terms have one name.
+        """
         weights = [weight.compute(self, batch) for weight in self.sample_weights]
         loss_sum, count = self.loss(outputs, batch, *([reduce(mul, weights)] if weights else []))
         found = {LOSS: Contribution(loss_sum, count)}
         for term in self.loss_terms:
             found[term.name] = Contribution(*term.compute(self, outputs, batch), term.weight)
+        if len(found) <= len(self.loss_terms):
+            names = ", ".join(term.name for term in self.loss_terms)
+            raise RefusedError(f"loss terms {names}: two have one name; give each its own")
         return found
 
     def weigh(self, contributions: Minimised) -> Tensor:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trustformers_pl.errors import RefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
     from trustformers_pl.decomposed import DecomposedLoss
+
+
+# What a composable module's steps return and log under names of their own.
+OF_THE_LOSS = ("loss", "loss_sum", "count", "train_loss", "val_loss")
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,20 @@ class LossTerm:
         compute: `(module, outputs, batch) -> (sum, count)`, both scalar tensors: the sum of the term over its
             elements and their number, so that any executor can divide by a global count.
         weight: Factor of the term's mean in the total loss.
+
+    Raises:
+        RefusedError: The name is one of `OF_THE_LOSS`.
     """
 
     name: str
     compute: Callable[[Any, Any, Any], tuple[Tensor, Tensor]]
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name in OF_THE_LOSS:
+            raise RefusedError(
+                f"a loss term is named {self.name!r}, as the module's own {', '.join(OF_THE_LOSS)}; rename it"
+            )
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         _add_options(name, sub)
-    for name, package in foreign_commands().items():
+    for name, package in foreign_commands(COMMANDS).items():
         sub = commands.add_parser(name, help=f"a command of {package}", allow_abbrev=False)
         if name in arguments:
             load_command(name).add_arguments(sub)

@@ -115,5 +115,10 @@ def apply_overrides(tree: Section, overrides: Iterable[str]) -> Section:
 
 def without_nulls(tree: Section) -> Section:
     """The tree without the sections that a later layer took out with `null`."""
-    kept = {k: n for k, n in tree.entries.items() if not (isinstance(n, Leaf) and n.value is None)}
-    return Section(tree.place, kept)
+    removed = removed_sections(tree)
+    return Section(tree.place, {key: node for key, node in tree.entries.items() if key not in removed})
+
+
+def removed_sections(tree: Section) -> frozenset[str]:
+    """The names of those sections."""
+    return frozenset(key for key, node in tree.entries.items() if isinstance(node, Leaf) and node.value is None)
