@@ -107,7 +107,10 @@ class HookSpecs:
 
     @hookspec
     def loss_terms(self, plan: Plan) -> Sequence[Part | LossTerm] | None:
-        """Loss terms added to the module's own loss, whoever runs the step. The module must be composable."""
+        """Loss terms added to the module's own loss, whoever runs the step. The module must be composable.
+
+        Where gradients are accumulated, each says by `LossTerm.count` what it counts.
+        """
 
     @hookspec
     def gradient(self, plan: Plan, phase: GradientPhase) -> Sequence[Part | Rule] | None:
