@@ -172,7 +172,7 @@ def sum_over_data_ranks(values: Tensor, module: LightningModule) -> Tensor:
     strategy = module.trainer.strategy
     values = values.to(strategy.root_device)
     own = getattr(strategy, "sum_over_data_ranks", None)
-    summed: Tensor = own(values) if own else strategy.reduce(values, reduce_op="sum")
+    summed: Tensor = own(values) if own else strategy.reduce(values.clone(), reduce_op="sum")  # which sums in place
     return summed
 
 
