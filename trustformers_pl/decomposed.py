@@ -28,6 +28,9 @@ class DecomposedLoss:
     A `loss(outputs, batch, sample_weights)` with that third argument, (B,) or None, can be weighted by sample: the sum
     is then of weighted losses, and the count that of the elements, unweighted.
 
+    A module with `loss_count(batch)`, the count of `loss` for a batch as the loader gives it, can also accumulate
+    gradients with loss terms that have counts of their own (see `LossTerm.count`).
+
     Attributes:
         loss_terms: Additions to the loss.
         sample_weights: Factors of each sample's loss.
@@ -57,7 +60,7 @@ class DecomposedLoss:
         loss_sum, count = self.loss(outputs, batch, *([reduce(mul, weights)] if weights else []))
         found = {LOSS: Contribution(loss_sum, count)}
         for term in self.loss_terms:
-            found[term.name] = Contribution(*term.compute(self, outputs, batch), term.weight)
+            found[term.name] = Contribution(*term.compute(self, outputs, batch), term.weight, term.count)
         if len(found) <= len(self.loss_terms):
             names = ", ".join(term.name for term in self.loss_terms)
             raise RefusedError(f"loss terms {names}: two have one name; give each its own")

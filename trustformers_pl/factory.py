@@ -27,6 +27,7 @@ from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.classes import build_class
 from trustformers_pl.refusals import refusals
 from trustformers_pl.run import Run
+from trustformers_pl.term_refusals import refuse_terms
 from trustformers_pl.traits import Trait
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def build_run(assembly: Assembly) -> Run:
         seed_everything(assembly.plan.seed, workers=True, verbose=False)
         trainer = _trainer(assembly)
         trainer.fit_loop.epoch_loop.statements = statements(assembly.plan)
-        return Run(assembly, trainer, build_module(assembly), _datamodule(assembly))
+        module = build_module(assembly)
+        refuse_terms(module, trainer.accumulate_grad_batches)
+        return Run(assembly, trainer, module, _datamodule(assembly))
 
 
 def _trainer(assembly: Assembly) -> Trainer:

@@ -117,7 +117,7 @@ class HookSpecs:
     def loss_terms(self, plan: Plan) -> Sequence[Part | LossTerm] | None:
         """Loss terms added to the module's own loss, whoever runs the step. The module must be composable.
 
-        Each has a name of its own.
+        Each has a name of its own; where gradients are accumulated, each says by `LossTerm.count` what it counts.
         """
 
     @hookspec
