@@ -43,12 +43,13 @@ def add_noise_(parameters: Iterable[Tensor], deviation: float, *, seed: int, ste
     """
     for position, parameter in enumerate(parameters):
         if parameter.grad is not None:
-            parameter.grad.add_(_normal_like(parameter.grad, seed, step, position), alpha=deviation)
+            parameter.grad.add_(_normal_like(parameter.grad, (seed, step, position)), alpha=deviation)
 
 
-def _normal_like(gradient: Tensor, *counter: int) -> Tensor:
+def _normal_like(gradient: Tensor, counter: tuple[int, ...]) -> Tensor:
     """Standard normal float32 numbers of the gradient's shape; of a sharded one, this rank's shard of them."""
-    digest = blake2b(repr(counter).encode(), digest_size=8).digest()
+    key = ("gradient_noise", *counter)  # the name: other features count with the same seed and step
+    digest = blake2b(repr(key).encode(), digest_size=8).digest()
     generator = torch.Generator(gradient.device).manual_seed(int.from_bytes(digest, "little"))
     noise = torch.randn(gradient.shape, generator=generator, device=gradient.device, dtype=torch.float32)
     if isinstance(gradient, DTensor):  # every rank has drawn the whole: nothing needs to be sent
