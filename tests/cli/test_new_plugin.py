@@ -103,6 +103,12 @@ def test_a_section_of_another_package_is_refused(install: Callable[..., None], c
     assert "'flavour' is a section of strange-pack already" in command("new", "plugin", "flavour")[2]
 
 
+def test_a_package_that_is_installed_is_not_replaced(install: Callable[..., None], command: Command) -> None:
+    install("trustformers-pl-two-words", "", trustformers_pl={"other": "Feature"})
+    said = "error: new plugin: trustformers-pl-two-words is installed already; choose another name\n"
+    assert command("new", "plugin", "two_words")[::2] == (2, said)
+
+
 def test_nothing_is_overwritten(command: Command) -> None:
     Path("trustformers-pl-demo").mkdir()
     code, _, err = command("new", "plugin", "demo")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from importlib.metadata import distributions
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,8 @@ def _refuse(names: Names, files: dict[str, str]) -> None:
     taken |= dict.fromkeys((*CORE_SECTIONS, "extends"), "of recipes themselves")
     if name in taken:
         raise PluginError(f"new plugin: {name!r} is a section {taken[name]} already; choose another name")
+    if any(distributions(name=names.distribution)):
+        raise PluginError(f"new plugin: {names.distribution} is installed already; choose another name")
     if iskeyword(names.class_name) or names.class_name in {*dir(builtins), *words_of_python(files)}:
         raise PluginError(
             f"new plugin: {name!r} would make a class {names.class_name}, a name that is in use; choose another name"
