@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from ranks import on_ranks
 
 EXAMPLE = Path(__file__).parents[2] / "plugins" / "trustformers-pl-example"
@@ -21,7 +20,7 @@ def noisy(shards):
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 5, dtype=torch.float64)  # 5 rows: the ranks get unequal shards
     if shards:
-        fully_shard(layer, mesh=init_device_mesh("cpu", ({ranks},)))
+        fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
     layer(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
     add_noise_(layer.parameters(), 0.5, seed=3, step=4)
     gradients = [p.grad for p in layer.parameters()]
@@ -32,8 +31,7 @@ print([bool(torch.equal(a, b)) for a, b in zip(noisy(True), noisy(False), strict
 """
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_shards_get_the_noise_of_one_process(ranks: int) -> None:
+def test_shards_get_the_noise_of_one_process() -> None:
     """Expected: the gradients of the same layer in one process, unsharded, bit for bit."""
-    for printed in on_ranks(ranks, CODE.format(path=str(EXAMPLE), ranks=ranks)):
+    for printed in on_ranks(2, CODE.format(path=str(EXAMPLE))):
         assert printed.splitlines()[-1] == "[True, True]"
