@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "let the newest checkpoint's model continue a text",
     "explain": "show every value and its origin, the features in order, a training step, and the run as Python",
     "plugins": "list the features that are installed",
+    "new": "write the beginning of a plugin's package",
 }
 EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
 EPILOG = """\
@@ -94,6 +95,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add_options(command: str, parser: argparse.ArgumentParser) -> None:
+    if command == "new":
+        parser.epilog = None
+        import_module("trustformers_pl.cli.new").add_arguments(parser)
+        return
     if command == "plugins":
         parser.add_argument("recipe", nargs="?", help="mark the features that this recipe switches on")
         return
