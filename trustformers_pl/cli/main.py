@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "fit": "train, from the newest checkpoint of the run folder if there is one",
     "validate": "measure the newest checkpoint on the validation data",
+    "test": "measure the newest checkpoint on the test data",
+    "predict": "write the newest checkpoint's predictions to a file",
     "generate": "let the newest checkpoint's model continue a text",
     "explain": "show every value and its origin, the features in order, a training step, and the run as Python",
     "plugins": "list the features that are installed",
