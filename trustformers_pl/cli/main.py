@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": "let the newest checkpoint's model continue a text",
     "explain": "show every value and its origin, the features in order, a training step, and the run as Python",
     "plugins": "list the features that are installed",
+    "new": "write the beginning of a recipe",
     "schema": "print the JSON Schema of recipes, for editors",
 }
 EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ OUT = "where to write, a JSON object a line, one for each sample in order (predi
 
 def add_options(command: str, parser: argparse.ArgumentParser) -> None:
     """Add what `command` takes, the recipe first."""
+    if command == "new":
+        parser.epilog = None
+        import_module("trustformers_pl.cli.new").add_arguments(parser)
+        return
     meaning = OPTIONAL_RECIPE.get(command)
     if meaning is None:
         parser.add_argument("recipe", help="a YAML file")

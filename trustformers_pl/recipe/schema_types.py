@@ -60,7 +60,7 @@ def config_schema(cls: type) -> Schema:
 def required_keys(cls: type) -> Schema:
     """What a section must have where nothing else can bring it: `{}` if nothing."""
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls) if not _has_default(f)]
+    names = [f.name for f in dataclasses.fields(cls) if not has_default(f)]
     nested = {f.name: required_keys(hints[f.name]) for f in dataclasses.fields(cls) if _is_section(hints[f.name])}
     nested = {name: schema for name, schema in nested.items() if schema}
     return {**({"required": names} if names else {}), **({"properties": nested} if nested else {})}
@@ -113,13 +113,14 @@ def _field_schema(hint: Any) -> Schema:
     return config_schema(hint) if _is_section(hint) else type_schema(hint)
 
 
-def _has_default(field: dataclasses.Field[Any]) -> bool:
+def has_default(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field may be left out."""
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _default(field: dataclasses.Field[Any]) -> Schema:
     value = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    if not _has_default(field) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+    if not has_default(field) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
         return {}
     try:
         return {"default": portable(value)}
