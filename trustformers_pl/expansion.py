@@ -40,4 +40,4 @@ def _expanded_by(cls: type[Plugin], recipe: Recipe, name: str, problems: Problem
     plugin: Any = cls(config, name)
     below = from_plain(plugin.recipe(recipe) or {}, node.place)
     assert isinstance(below, Section)
-    return Recipe(recipe.name, merge(below, recipe.tree), recipe.variables)
+    return Recipe(recipe.name, merge(below, recipe.tree), recipe.variables, recipe.removed)

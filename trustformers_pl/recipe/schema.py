@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trustformers_pl.plugins import Offer, Plugin
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-CLASS_PATH = r"\."
+CLASS_PATH = r"^[^.\s]+(\.[^.\s]+)+$"
 EXTENDS: Schema = {
     "description": "Recipes that this one is laid over: paths, relative to this file.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
