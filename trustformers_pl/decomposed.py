@@ -85,9 +85,25 @@ class DecomposedLoss:
         means = {name: part.mean for name, part in contributions.items() if name != LOSS}
         return {"loss": loss, "loss_sum": own.sum.detach(), "count": own.count, **means}
 
+    def measures(self, outputs: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        """What evaluations log besides the loss, by name: (sum over the valid elements, their number) of each."""
+        del outputs, batch
+        return {}
+
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Log `val_loss`, the mean over all valid elements of the validation set (nats, for a cross-entropy)."""
         del batch_idx
-        loss_sum, count = self.loss(self(batch), batch)
-        self.log("val_loss", loss_sum / count, batch_size=int(count), sync_dist=True)
+        return self._evaluated(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Log `test_loss`, likewise over the test set."""
+        del batch_idx
+        return self._evaluated(batch, "test")
+
+    def _evaluated(self, batch: Any, stage: str) -> dict[str, Tensor]:
+        outputs = self(batch)
+        loss_sum, count = self.loss(outputs, batch)
+        for name, (total, number) in {LOSS: (loss_sum, count), **self.measures(outputs, batch)}.items():
+            # Lightning weighs by `batch_size` over batches and ranks: the mean over all elements is exact.
+            self.log(f"{stage}_{name}", total / number, batch_size=int(number), sync_dist=True)
         return {"loss_sum": loss_sum, "count": count}

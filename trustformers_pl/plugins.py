@@ -87,6 +87,11 @@ class Offer:
         return cls
 
 
+def summary(cls: type[Plugin]) -> str:
+    """What a plugin says of itself: the first line of its docstring."""
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
 def discover() -> dict[str, Offer]:
     """All plugins that installed distributions offer, by name, sorted; only metadata is read.
 

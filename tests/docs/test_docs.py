@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from shown import BLOCK, PAGES, ROOT, blocks
 
 from trustformers_pl.factory import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = [
     "--model.init_args.d_model=32",
     "--model.init_args.n_layers=1",
@@ -28,11 +26,6 @@ SMALL = [
     "--trainer.val_check_interval=2",
     "--trainer.limit_val_batches=2",
 ]
-
-
-def blocks(language: str) -> list[tuple[str, str]]:
-    found = [(page, match) for page in PAGES for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
-    return [(str(page.relative_to(ROOT)), match[2]) for page, match in found if match[1] == language]
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

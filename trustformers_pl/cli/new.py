@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-KINDS = {"plugin": "a package with a feature of your own, its tests and a recipe"}
+KINDS = {
+    "plugin": "a package with a feature of your own, its tests and a recipe",
+    "recipe": "a recipe that trains as it stands, with every installed section explained",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

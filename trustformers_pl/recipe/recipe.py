@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +33,13 @@ class Recipe:
         name: The file's stem; names the run folder when none is given.
         tree: Sections and values, each with its place; sections taken out with `null` are gone.
         variables: Environment variable -> the section it names, for those that look like ours.
-        removed: Sections that were taken out; no other section's short form brings them back.
+        removed: Sections that were taken out, and where; no other section's short form brings them back.
     """
 
     name: str
     tree: Section
     variables: Mapping[str, str]
-    removed: frozenset[str] = frozenset()
+    removed: Mapping[str, Place] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -71,7 +71,7 @@ class Recipe:
     def with_section(self, name: str, values: Mapping[str, Any]) -> Recipe:
         """The same recipe with one more section; keys already there are kept where `values` has none."""
         top = Section(PYTHON, {name: from_plain(values)})
-        return Recipe(self.name, merge(self.tree, top), self.variables, self.removed - {name})
+        return Recipe(self.name, merge(self.tree, top), self.variables, _without(self.removed, top))
 
     def under(self, sections: Mapping[str, Any], name: str, place: Place) -> Recipe:
         """Another recipe, with `sections` laid over this one; a section set to None is taken out.
@@ -82,8 +82,12 @@ class Recipe:
             place: Where `sections` stand, for messages.
         """
         top = Section(place, {key: from_plain(value, place) for key, value in sections.items()})
-        removed = (self.removed - top.entries.keys()) | removed_sections(top)
+        removed = _without(self.removed, top) | removed_sections(top)
         return Recipe(name, _checked(merge(self.tree, top)), {}, removed)
+
+
+def _without(removed: Mapping[str, Place], top: Section) -> dict[str, Place]:
+    return {name: place for name, place in removed.items() if name not in top.entries}
 
 
 def _checked(tree: Section) -> Section:
