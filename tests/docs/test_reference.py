@@ -48,6 +48,7 @@ class Shine(Plugin):
         '''Where
         it shines.'''
         how: Literal["bright", "dim"] = "dim"
+        mark: str = "a|b"
         tags: list[str] = field(default_factory=lambda: ["a", "b"])
         inner: Inner = Inner()
 
@@ -77,6 +78,7 @@ def test_a_feature_of_another_package_is_described_whole(stranger: str) -> None:
     assert "```yaml\nshine:\n  where: window\n```" in stranger
     assert "| `where`<br><small>a path</small> | **required** | Where it shines. |" in stranger
     assert '| `how`<br><small>one of bright, dim</small> | `"dim"` |  |' in stranger
+    assert '| `mark`<br><small>a string</small> | `"a|b"` |  |' in stranger
     assert '| `tags`<br><small>a list of strings</small> | `["a", "b"]` |  |' in stranger
     assert r"| `inner.depth`<br><small>an integer</small> | `3` | How deep, in layers \| blocks. |" in stranger
     assert "| claims | [`progress`](../traits.md#slot-progress) |" in stranger

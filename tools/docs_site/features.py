@@ -47,10 +47,14 @@ class Feature:
         return f"{slot}: {{name: {choice}}}" if choice else slot
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is in our own package."""
+        return self.offer.entry_point.module.startswith(f"{OWN}.")
+
+    @property
     def chapter(self) -> str:
         """The subpackage of ours that it is in, or the distribution of another package."""
-        package, *inner = self.offer.entry_point.module.split(".")
-        return inner[0] if package == OWN and len(inner) > 1 else self.offer.package
+        return self.offer.entry_point.module.split(".")[1] if self.is_ours else self.offer.package
 
     @property
     def example(self) -> dict[str, Any]:
@@ -80,9 +84,13 @@ def features() -> tuple[Feature, ...]:
 
 
 def overview() -> str:
-    """A table of all features, with links to their sections."""
-    rows = [[f"[{code(f.heading)}]({f.link})", first_line(docstring(f.plugin)), f.offer.package] for f in features()]
-    return table(["Section", "What it is", "Package"], rows)
+    """A table of all features, with links to their sections; the package is named where it is not ours."""
+    return table(["Section", "What it is"], map(_overview_row, features()))
+
+
+def _overview_row(feature: Feature) -> list[str]:
+    origin = "" if feature.is_ours else f"<br><small>{feature.offer.package}</small>"
+    return [f"[{code(feature.heading)}]({feature.link}){origin}", first_line(docstring(feature.plugin))]
 
 
 def pages() -> dict[str, str]:
@@ -93,8 +101,8 @@ def pages() -> dict[str, str]:
 
 def _page(chapter: str) -> str:
     members = [feature for feature in features() if feature.chapter == chapter]
-    own = all(feature.offer.entry_point.module.startswith(f"{OWN}.") for feature in members)
-    intro = docstring(import_module(f"{OWN}.{chapter}")) if own else f"Features of the package `{chapter}`."
+    ours = all(feature.is_ours for feature in members)
+    intro = docstring(import_module(f"{OWN}.{chapter}")) if ours else f"Features of the package `{chapter}`."
     return "\n\n".join([f"# {chapter}", intro, *(_section(feature) for feature in members)]) + "\n"
 
 

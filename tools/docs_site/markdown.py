@@ -17,7 +17,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    pieces = " ".join(text.split()).split("`")  # a bar in a code span does not end the cell, and is shown as written
+    return "`".join(piece if number % 2 else piece.replace("|", "\\|") for number, piece in enumerate(pieces))
 
 
 def code(text: str) -> str:
