@@ -70,8 +70,7 @@ def follow(block: Block) -> None:
     if block.language == "yaml":
         train(block)
     elif block.language == "python" and not block.name:
-        done = python(block.text)
-        assert done.returncode == 0, done.stderr
+        python(block)
     elif block.language == "bash":
         done = bash(to_be_run(block.text), **(SHORTENED if block.page == "README.md" else {}))
         assert done.returncode == 0, done.stdout
