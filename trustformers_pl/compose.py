@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 USER_CLASS = "__composed_from__"
+STEPS = "__composed_in_steps__"
 
 
 @cache
@@ -23,17 +24,20 @@ def compose(user: type, mixins: tuple[type, ...]) -> type:
     if not missing:
         return user
 
+    # How it came about, from a class that can be imported: a composed one cannot.
+    steps = (*vars(user).get(STEPS, ()), missing)
+
     def __reduce_ex__(self: Any, protocol: Any) -> tuple[Any, ...]:  # noqa: N807
         del protocol
-        return _blank, (user, missing), self.__getstate__()
+        return _blank, (user_class(user), steps), self.__getstate__()
 
     name = "+".join([user.__name__, *(mixin.__name__ for mixin in missing)])
-    body = {"__reduce_ex__": __reduce_ex__, "__module__": user.__module__, "__doc__": user.__doc__, USER_CLASS: user}
-    return type(name, (*missing, user), body)
+    body = {"__reduce_ex__": __reduce_ex__, "__module__": user.__module__, "__doc__": user.__doc__}
+    return type(name, (*missing, user), {**body, USER_CLASS: user, STEPS: steps})
 
 
-def _blank(user: type, mixins: tuple[type, ...]) -> Any:
-    cls: Any = compose(user, mixins)
+def _blank(user: type, steps: tuple[tuple[type, ...], ...]) -> Any:
+    cls: Any = reduce(compose, steps, user)
     return cls.__new__(cls)
 
 

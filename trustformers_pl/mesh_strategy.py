@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
 DATA = "data_parallel"
+THREADS = "OMP_NUM_THREADS"
 
 
 class Wrap(Protocol):
@@ -82,6 +84,23 @@ class MeshStrategy(DDPStrategy):
         sizes = mesh_sizes(self.dimensions, self.num_nodes * self.num_processes)  # refused before any group is made
         super().setup_environment()
         self._mesh = init_device_mesh(self.root_device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+    @override
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        self._threads_before = torch.get_num_threads(), os.environ.get(THREADS)
+
+    @override
+    def teardown(self) -> None:
+        super().teardown()
+        self._restore_threads()
+
+    def _restore_threads(self) -> None:
+        """Take back what Lightning's launcher sets: a later run in this process would add up in another order."""
+        number, variable = self._threads_before
+        torch.set_num_threads(number)
+        if variable is None:
+            os.environ.pop(THREADS, None)
 
     @property
     def data_ranks(self) -> int:

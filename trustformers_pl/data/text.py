@@ -72,10 +72,14 @@ class ByteText(LightningDataModule):
         """Read the files once; later calls, whatever their stage, keep what was read."""
         del stage
         if self._splits is None:
-            text = text_bytes(self.folder, self.pattern)
+            text = self.read()
             held_out = int(len(text) * self.val_fraction)
             train, val = text[: len(text) - held_out], text[len(text) - held_out :]
             self._splits = self._windows(train, "training", self.batch_size), self._windows(val, "held-out", 1)
+
+    def read(self) -> Tensor:
+        """The whole text: (bytes,) uint8."""
+        return text_bytes(self.folder, self.pattern)
 
     def _windows(self, text: Tensor, split: str, samples: int) -> Windows:
         needed = samples * self.context_length + 1

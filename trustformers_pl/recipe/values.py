@@ -49,6 +49,17 @@ def describe(hint: Any) -> str:
     return "a section" if dataclasses.is_dataclass(hint) else str(hint)
 
 
+def is_supported(hint: Any) -> bool:
+    """Whether a recipe can hold values of this type."""
+    if hint in SCALARS:
+        return True
+    origin, args = typing.get_origin(hint), [arg for arg in typing.get_args(hint) if arg is not ...]
+    if origin is Literal:
+        return all(isinstance(arg, str | int | float | bool | None) for arg in args)
+    composed = origin in (typing.Union, types.UnionType) or origin in (*SEQUENCES, *MAPPINGS)
+    return composed and bool(args) and all(map(is_supported, args))
+
+
 def fit(value: Any, hint: Any) -> Any:
     """The value as the type has it (an int where a float is asked for becomes one, a list a tuple).
 

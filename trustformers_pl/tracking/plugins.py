@@ -120,6 +120,8 @@ class ProgressPlugin(Plugin):
 class SamplesPlugin(Plugin):
     """Generated text after validations, so that a person reads what the model has learned."""
 
+    example = {"prompts": ["Sing, "], "max_new_tokens": 4}  # noqa: RUF012 - read, never written
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """The `samples` section."""
