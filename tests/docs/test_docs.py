@@ -6,6 +6,7 @@ console blocks are compared, and every recipe or piece of one trains a few steps
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -69,6 +70,11 @@ def test_a_page_does_what_it_says(page: Path) -> None:
 def follow(block: Block) -> None:
     if block.language == "yaml":
         train(block)
+    elif block.name.startswith("test_"):
+        # Beside each of our own features, whose number grows, is what the pair test is for.
+        command = f'"{sys.executable}" -m pytest -q {block.name} -k "not beside"'
+        done = bash(command, PYTHONPATH=os.pathsep.join(sys.path))
+        assert done.returncode == 0, done.stdout
     elif block.language == "python" and not block.name:
         python(block)
     elif block.language == "bash":
