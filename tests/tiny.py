@@ -48,6 +48,13 @@ class Weighable(Composable):
         return (errors if sample_weights is None else errors * sample_weights).sum(), torch.tensor(len(errors))
 
 
+class Countable(Composable):
+    """Says ahead what its loss counts."""
+
+    def loss_count(self, batch: list[Tensor]) -> int:
+        return len(batch[1])
+
+
 class OnlyForwardAndLoss(LightningModule):
     """Composable without the mixin: the engine adds it."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trustformers_pl.plan import Plan
     from trustformers_pl.plugins import Plugin
     from trustformers_pl.recipe import Recipe
+    from trustformers_pl.report import ReportSection
     from trustformers_pl.run import Run
     from trustformers_pl.steps import LossTerm, SampleWeights
     from trustformers_pl.traits import Refusal, Traits
@@ -35,6 +36,7 @@ __all__ = [
     "Plugin",
     "Recipe",
     "Refusal",
+    "ReportSection",
     "Run",
     "SampleWeights",
     "Trainer",
@@ -61,6 +63,7 @@ __getattr__, __dir__ = exports(
         "Plugin": "plugins",
         "Recipe": "recipe",
         "Refusal": "traits",
+        "ReportSection": "report",
         "Run": "run",
         "SampleWeights": "steps",
         "Trainer": "live",

@@ -60,10 +60,10 @@ def child_run(declared: DeclaredProgram, child: object) -> ChildRun:
     """
     child = _accepted(declared, child)
     place = Place(f"child {child.name}")
-    tree = declared.plan.written.under(child.sections, child.name, place).tree
-    kept = Section(tree.place, {key: node for key, node in tree.entries.items() if key != declared.section})
+    under = declared.plan.written.under(child.sections, child.name, place)
+    kept = Section(under.tree.place, {key: n for key, n in under.tree.entries.items() if key != declared.section})
     folder = declared.plan.folder / child.name
-    recipe = Recipe(child.name, put(kept, FOLDER_KEY, Leaf(str(folder), place)), {})
+    recipe = Recipe(child.name, put(kept, FOLDER_KEY, Leaf(str(folder), place)), {}, under.removed)
     return ChildRun(child.name, recipe, folder, _digest(kept, child.name))
 
 
@@ -95,7 +95,9 @@ def write(run: ChildRun) -> None:
     Raises:
         TrustformersError: They cannot be written.
     """
-    write_recipe(run.recipe_file, run.recipe.tree, f"The child run `{run.name}`: `trustformers-pl fit` runs it alone.")
+    tree, removed = run.recipe.tree, dict.fromkeys(sorted(run.recipe.removed), Leaf(None, run.recipe.tree.place))
+    whole = Section(tree.place, {**tree.entries, **removed})
+    write_recipe(run.recipe_file, whole, f"The child run `{run.name}`: `trustformers-pl fit` runs it alone.")
     run.folder.mkdir(exist_ok=True)
 
 

@@ -6,6 +6,7 @@ from functools import reduce
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
+from trustformers_pl.errors import RefusedError
 from trustformers_pl.steps import Contribution, LossTerm, Minimised, SampleWeights, StepExecutor, sequential
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class DecomposedLoss:
     A `loss(outputs, batch, sample_weights)` with that third argument, (B,) or None, can be weighted by sample: the sum
     is then of weighted losses, and the count that of the elements, unweighted.
 
+    A module with `loss_count(batch)`, the count of `loss` for a batch as the loader gives it, can also accumulate
+    gradients with loss terms that have counts of their own (see `LossTerm.count`).
+
     Attributes:
         loss_terms: Additions to the loss.
         sample_weights: Factors of each sample's loss.
@@ -47,12 +51,19 @@ class DecomposedLoss:
         loss: Any  # (outputs, batch[, sample_weights]) -> (sum over the valid elements, their number)
 
     def contributions(self, outputs: Any, batch: Any) -> Minimised:
-        """The module's own loss, under `loss`, and every loss term under its name."""
+        """The module's own loss, under `loss`, and every loss term under its name.
+
+        Raises:
+            RefusedError: Two terms have one name.
+        """
         weights = [weight.compute(self, batch) for weight in self.sample_weights]
         loss_sum, count = self.loss(outputs, batch, *([reduce(mul, weights)] if weights else []))
         found = {LOSS: Contribution(loss_sum, count)}
         for term in self.loss_terms:
-            found[term.name] = Contribution(*term.compute(self, outputs, batch), term.weight)
+            found[term.name] = Contribution(*term.compute(self, outputs, batch), term.weight, term.count)
+        if len(found) <= len(self.loss_terms):
+            names = ", ".join(term.name for term in self.loss_terms)
+            raise RefusedError(f"loss terms {names}: two have one name; give each its own")
         return found
 
     def weigh(self, contributions: Minimised) -> Tensor:
@@ -74,9 +85,25 @@ class DecomposedLoss:
         means = {name: part.mean for name, part in contributions.items() if name != LOSS}
         return {"loss": loss, "loss_sum": own.sum.detach(), "count": own.count, **means}
 
+    def measures(self, outputs: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        """What evaluations log besides the loss, by name: (sum over the valid elements, their number) of each."""
+        del outputs, batch
+        return {}
+
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Log `val_loss`, the mean over all valid elements of the validation set (nats, for a cross-entropy)."""
         del batch_idx
-        loss_sum, count = self.loss(self(batch), batch)
-        self.log("val_loss", loss_sum / count, batch_size=int(count), sync_dist=True)
+        return self._evaluated(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Log `test_loss`, likewise over the test set."""
+        del batch_idx
+        return self._evaluated(batch, "test")
+
+    def _evaluated(self, batch: Any, stage: str) -> dict[str, Tensor]:
+        outputs = self(batch)
+        loss_sum, count = self.loss(outputs, batch)
+        for name, (total, number) in {LOSS: (loss_sum, count), **self.measures(outputs, batch)}.items():
+            # Lightning weighs by `batch_size` over batches and ranks: the mean over all elements is exact.
+            self.log(f"{stage}_{name}", total / number, batch_size=int(number), sync_dist=True)
         return {"loss_sum": loss_sum, "count": count}

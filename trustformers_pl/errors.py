@@ -32,3 +32,7 @@ class CheckpointError(TrustformersError):
 
 class NonFiniteError(TrustformersError):
     """Gradients that are infinite or no numbers; the weights were not touched by them."""
+
+
+class CountError(TrustformersError):
+    """Counts of a loss or a loss term that are not what was declared; the weights were not touched."""

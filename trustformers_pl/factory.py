@@ -9,15 +9,17 @@ from lightning import LightningDataModule, LightningModule, seed_everything
 
 from trustformers_pl.agreement import statements
 from trustformers_pl.assembly import Assembly, Live, assemble_parts
+from trustformers_pl.clashes import refuse_term_clashes, refuse_trainer_clashes
 from trustformers_pl.compose import extend, plain_again, user_class
 from trustformers_pl.declared_program import declared_program
 from trustformers_pl.decomposed import DecomposedLoss
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.frozen_parts import with_parts
+from trustformers_pl.mixin_clashes import mix_in, passes_on
 from trustformers_pl.module_phases import PhasedModule
 from trustformers_pl.optimization import ConfiguredOptimizers
-from trustformers_pl.parts import Part, build, locate
+from trustformers_pl.parts import Part, build
 from trustformers_pl.plan import make_plan
 from trustformers_pl.program_run import ProgramRun
 from trustformers_pl.quiet import quiet_lightning
@@ -25,6 +27,7 @@ from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.classes import build_class
 from trustformers_pl.refusals import refusals
 from trustformers_pl.run import Run
+from trustformers_pl.term_refusals import refuse_terms
 from trustformers_pl.traits import Trait
 
 if TYPE_CHECKING:
@@ -66,12 +69,17 @@ def build_run(assembly: Assembly) -> Run:
         seed_everything(assembly.plan.seed, workers=True, verbose=False)
         trainer = _trainer(assembly)
         trainer.fit_loop.epoch_loop.statements = statements(assembly.plan)
-        return Run(assembly, trainer, build_module(assembly), _datamodule(assembly))
+        module = build_module(assembly)
+        refuse_terms(module, trainer.accumulate_grad_batches)
+        return Run(assembly, trainer, module, _datamodule(assembly))
 
 
 def _trainer(assembly: Assembly) -> Trainer:
+    (call,) = assembly.trainer.args
     with as_our_own(assembly.plan.place("trainer")):
-        trainer: Trainer = assembly.trainer.build()
+        arguments: dict[str, Any] = build(call.kwargs, {})
+        refuse_trainer_clashes(assembly, arguments)
+        trainer: Trainer = Part(assembly.trainer.target, (Part(call.target, (), arguments),)).build()
     return trainer
 
 
@@ -80,7 +88,7 @@ def build_module(assembly: Assembly) -> LightningModule:
 
     Raises:
         RecipeError: The class cannot be built.
-        RefusedError: The module does not provide what a feature needs.
+        RefusedError: The module does not provide what a feature needs, or two features' additions to it clash.
     """
     module = _built(assembly, "model", assembly.model, LightningModule)
     if not isinstance(module, LightningModule):
@@ -88,7 +96,7 @@ def build_module(assembly: Assembly) -> LightningModule:
             f"model: {type(module).__name__} is not a LightningModule; subclass lightning.LightningModule"
         )
     plain_again(module)
-    extend(module, *(locate(mixin) for mixin in assembly.mixins))
+    mix_in(module, assembly)
     with_parts(module)
     if callable(getattr(module, "loss", None)) and type(module).training_step is LightningModule.training_step:
         extend(module, DecomposedLoss)
@@ -110,6 +118,7 @@ def build_module(assembly: Assembly) -> LightningModule:
 def _attach_loss(module: Any, assembly: Assembly) -> None:
     if isinstance(module, DecomposedLoss):
         module.loss_terms = build(assembly.loss_terms, {})
+        refuse_term_clashes(assembly, module.loss_terms)
         module.sample_weights = build(assembly.sample_weights, {})
         if assembly.step is not None:
             module.step_executor = build(assembly.step, {})
@@ -125,10 +134,16 @@ def _refuse(module: LightningModule, assembly: Assembly) -> None:
 
 def module_traits(module: LightningModule) -> frozenset[str]:
     """The traits that a module provides."""
-    if not isinstance(module, DecomposedLoss):
+    if not isinstance(module, DecomposedLoss) or not _reaches_decomposed_step(type(module)):
         return frozenset()
     weighable = "sample_weights" in inspect.signature(module.loss).parameters
     return frozenset({Trait.DECOMPOSED_LOSS, *([Trait.SAMPLE_WEIGHTS] if weighable else [])})
+
+
+def _reaches_decomposed_step(cls: type) -> bool:
+    """Whether `DecomposedLoss.training_step` is called, and with it the loss terms and the step executor."""
+    above = cls.__mro__[: cls.__mro__.index(DecomposedLoss)]
+    return all(passes_on(one, "training_step") for one in above if "training_step" in vars(one))
 
 
 def _datamodule(assembly: Assembly) -> LightningDataModule | None:

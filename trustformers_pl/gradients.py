@@ -126,9 +126,13 @@ class GradientOrder:
 
         Raises:
             NonFiniteError: The message names the step and the first parameters.
+            CountError: The counts of the window were not those declared.
         """
         step.norm = total_norm(step.gradients)
         step.finite = math.isfinite(step.norm.item())
+        window: LossWindow | None = getattr(step.module, "loss_window", None)
+        if window is not None:
+            window.verify()  # here, as the norm has just waited for the device
         step.skip = scaler is not None and not step.finite
         self.run(GradientPhase.FINITE, step)
         if not step.finite and not step.skip:

@@ -39,7 +39,8 @@ class HookSpecs:
         """Sections that this plugin's own section stands for: importers, and short forms of several sections.
 
         Called before everything else, once for each plugin that implements it, in the order of their names. What it
-        answers is laid under the recipe, so that written values win; its origin is the plugin's section.
+        answers is laid under the recipe, so that written values win, `null` too; its origin is the plugin's section.
+        Two that stand for different values of one key that is not written are refused.
         """
 
     @hookspec
@@ -59,7 +60,8 @@ class HookSpecs:
     def trainer_arguments(self, plan: Plan) -> Mapping[str, Any] | None:
         """Arguments of `lightning.Trainer` that this plugin's package declares to own and now sets.
 
-        Ownership is an entry point in the group `trustformers_pl.trainer_arguments`: argument = the plugin.
+        Ownership is an entry point in the group `trustformers_pl.trainer_arguments`: argument = the plugin. Two
+        plugins that set one argument must agree. Arguments that hooks fill cannot be owned.
         """
 
     @hookspec(firstresult=True)
@@ -75,7 +77,10 @@ class HookSpecs:
 
     @hookspec
     def plugins(self, plan: Plan) -> Sequence[Part | Any] | None:
-        """Precision and CheckpointIO parts for `Trainer(plugins=)`."""
+        """CheckpointIO and LayerSync parts for `Trainer(plugins=)`, one of each in a run.
+
+        Precision and ClusterEnvironment are the engine's: own `trainer.precision`, or answer `gradient`.
+        """
 
     @hookspec
     def callbacks(self, plan: Plan) -> Sequence[Part | Any] | None:
@@ -87,7 +92,10 @@ class HookSpecs:
 
     @hookspec
     def module_mixins(self, plan: Plan) -> Sequence[str] | None:
-        """Mixin classes (as `package.module:Class`) for the LightningModule; earlier plugins' come first in the MRO."""
+        """Mixin classes (as `package.module:Class`) for the LightningModule; earlier plugins' come first in the MRO.
+
+        What two of them define must be reached: the first one calls `super()`, or the run is refused.
+        """
 
     @hookspec
     def modify_module(self, plan: Plan, phase: ModulePhase) -> Sequence[Part | Callable[..., Any]] | None:
@@ -107,7 +115,10 @@ class HookSpecs:
 
     @hookspec
     def loss_terms(self, plan: Plan) -> Sequence[Part | LossTerm] | None:
-        """Loss terms added to the module's own loss, whoever runs the step. The module must be composable."""
+        """Loss terms added to the module's own loss, whoever runs the step. The module must be composable.
+
+        Each has a name of its own; where gradients are accumulated, each says by `LossTerm.count` what it counts.
+        """
 
     @hookspec
     def gradient(self, plan: Plan, phase: GradientPhase) -> Sequence[Part | Rule] | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trustformers_pl import state
 from trustformers_pl.agreement import Statement, compare
+from trustformers_pl.count_ahead import CountAhead, count_ahead
 from trustformers_pl.epoch_length import measure
 from trustformers_pl.lean_loop import LeanLoop
 from trustformers_pl.logged_results import LoggedResults
@@ -28,6 +29,7 @@ class EpochLoop(LeanLoop):
 
     _own: dict[str, Any] | None
     _rewound: bool
+    _counter: CountAhead | None = None
     statements: list[Statement]
     restarting: bool
 
@@ -51,6 +53,7 @@ class EpochLoop(LeanLoop):
             self._rewound = True
             compare(self.statements)
             self._rewind()
+        self._counter = count_ahead(self.trainer, data_fetcher)
         self.take_up()
 
     def take_up(self) -> None:
@@ -72,6 +75,8 @@ class EpochLoop(LeanLoop):
             self.restarting = False
             if self._num_ready_batches_reached():
                 raise StopIteration
+        if self._counter is not None:
+            self._counter.before_batch(self.batch_progress.current.ready)
         super().advance(data_fetcher)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:

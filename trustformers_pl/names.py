@@ -1,4 +1,4 @@
-"""What to say about a name that does not exist: the nearest one that does."""
+"""Names in messages: the nearest one that exists, and all of them on one line."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     shown = names[:LISTED_IN_FULL]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return f"known: {', '.join(shown)}{more}"
+
+
+def on_one_line(text: str) -> str:
+    """The text, with line breaks and what else could upset a terminal escaped as in a Python string."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

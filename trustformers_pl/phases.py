@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from trustformers_pl.answers import answers
 from trustformers_pl.errors import PluginError, RefusedError
 from trustformers_pl.parts import Part, part
 from trustformers_pl.traits import Slot, Trait
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch.distributed.device_mesh import DeviceMesh
 
     from trustformers_pl.plan import Plan
@@ -111,23 +110,12 @@ def _declared(plan: Plan, hook: str, phases: type[StrEnum]) -> list[tuple[StrEnu
     found: list[tuple[StrEnum, str, Any]] = []
     phase_of: dict[tuple[str, str], StrEnum] = {}
     for phase in phases:
-        for plugin, item in _answers(plan, hook, phase):
-            earlier = phase_of.setdefault((plugin, repr(item)), phase)
+        for answer in answers(plan, hook, phase=phase):
+            earlier = phase_of.setdefault((answer.plugin, repr(answer.item)), phase)
             if earlier is not phase:
                 raise PluginError(
-                    f"plugin {plugin!r} answers {hook} with the same transform in {earlier.name} and {phase.name}; "
-                    "answer in one phase and return None in the others"
+                    f"plugin {answer.plugin!r} answers {hook} with the same transform in {earlier.name} and "
+                    f"{phase.name}; answer in one phase and return None in the others"
                 )
-            found.append((phase, plugin, item))
+            found.append((phase, answer.plugin, answer.item))
     return found
-
-
-def _answers(plan: Plan, hook: str, phase: StrEnum) -> Sequence[tuple[str, Any]]:
-    arguments = {"plan": plan, "phase": phase}
-    answers: list[tuple[str, Any]] = []
-    # pluggy keeps implementations in the reverse order of calls.
-    for implementation in reversed(getattr(plan.hook, hook).get_hookimpls()):
-        function: Any = implementation.function
-        answer = function(*(arguments[name] for name in implementation.argnames))
-        answers += [(implementation.plugin_name, item) for item in answer or ()]
-    return answers

@@ -87,7 +87,7 @@ def make_plan(recipe: Recipe) -> Plan:
     problems = Problems()
     written, recipe = recipe, expanded(recipe, offers, problems)
     problems.raise_if_any()
-    _check_variables(recipe, offers, problems)
+    _check_names(recipe, offers, problems)
     plugins = [plugin for name in recipe.tree.entries if (plugin := _plugin(recipe, name, offers, problems))]
     seed = _seed(recipe, problems)
     trainer = _trainer(recipe, problems)
@@ -97,11 +97,13 @@ def make_plan(recipe: Recipe) -> Plan:
     return Plan(recipe, seed, trainer, tuple(in_order(plugins)), offers, written)
 
 
-def _check_variables(recipe: Recipe, offers: dict[str, Offer], problems: Problems) -> None:
+def _check_names(recipe: Recipe, offers: dict[str, Offer], problems: Problems) -> None:
+    """What is taken out, or set by a variable, must be a section too: a misspelt one would pass unseen."""
     known = {name.partition(".")[0] for name in offers} | set(CORE_SECTIONS)
-    for variable, section in recipe.variables.items():
+    asked = [(Place(f"${variable}"), section) for variable, section in recipe.variables.items()]
+    for place, section in [*asked, *((place, name) for name, place in recipe.removed.items())]:
         if section not in known:
-            problems.add(Place(f"${variable}"), f"{section}: no such section; {nearest(section, known)}")
+            problems.add(place, f"{section}: no such section; {nearest(section, known)}")
 
 
 def _plugin(recipe: Recipe, section: str, offers: dict[str, Offer], problems: Problems) -> Plugin | None:
@@ -192,11 +194,18 @@ def _check_class_path(recipe: Recipe, name: str, problems: Problems) -> None:
     path = node.entries.get("class_path")
     if path is None:
         problems.add(node.place, f"{name}.class_path is missing; give the class as `my_package.MyClass`")
-    elif not isinstance(path, Leaf) or not isinstance(path.value, str) or "." not in path.value:
+    elif not isinstance(path, Leaf) or not _is_class_path(path.value):
         problems.add(path.place, f"{name}.class_path = {plain(path)!r}: expected `my_package.MyClass`")
     init_args = node.entries.get("init_args")
     if isinstance(init_args, Leaf) and init_args.value is not None:
         problems.add(init_args.place, f"{name}.init_args = {init_args.value!r}: expected a mapping of arguments")
+    for key, child in _as_section(init_args).entries.items() if init_args else ():
+        if not key.isidentifier():
+            problems.add(child.place, f"{name}.init_args.{key}: expected the name of an argument")
+
+
+def _is_class_path(value: Any) -> bool:
+    return isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split("."))
 
 
 def _as_section(node: Leaf | Section) -> Section:

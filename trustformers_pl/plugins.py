@@ -87,6 +87,11 @@ class Offer:
         return cls
 
 
+def summary(cls: type[Plugin]) -> str:
+    """What a plugin says of itself: the first line of its docstring."""
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
 def discover() -> dict[str, Offer]:
     """All plugins that installed distributions offer, by name, sorted; only metadata is read.
 
@@ -146,11 +151,22 @@ def _predecessors(name: str, waiting: dict[str, Plugin], traits: dict[str, Trait
     return [other for other in waiting if other != name and after & (traits[other].provides | {other})]
 
 
+def _refuse_other_orders(manager: pluggy.PluginManager, plugin: Plugin) -> None:
+    for caller in manager.get_hookcallers(plugin) or ():
+        for how in caller.get_hookimpls():
+            if how.plugin is plugin and (how.tryfirst or how.trylast or how.wrapper or how.hookwrapper):
+                raise PluginError(
+                    f"plugin {plugin.name!r}: its hook `{caller.name}` is marked tryfirst, trylast or wrapper, which "
+                    "would go past the declared order; say what it comes after in its traits"
+                )
+
+
 def hook_caller(plugins: list[Plugin]) -> pluggy.PluginManager:
     """A fresh pluggy manager that calls hooks in the order of `plugins`.
 
     Raises:
-        PluginError: A plugin implements a hook that does not exist, or with arguments that it does not have.
+        PluginError: A plugin implements a hook that does not exist, with arguments that it does not have, or with one
+            of pluggy's own ways to change the order.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
@@ -160,5 +176,7 @@ def hook_caller(plugins: list[Plugin]) -> pluggy.PluginManager:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(str(error).replace("\n", " ")) from error
+    for plugin in plugins:
+        _refuse_other_orders(manager, plugin)
     trace_if_asked(manager)
     return manager

@@ -20,6 +20,7 @@ NOISE = (
     r"You're resuming from a checkpoint that ended before the epoch ended",
     r"The number of training batches .* is smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",
+    r"predict returned None if it was on purpose",
     r"You have overridden `.*` in `LightningModule`",
 )
 

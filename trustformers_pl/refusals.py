@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trustformers_pl.errors import PluginError
-from trustformers_pl.traits import NEEDS_OF_HOOKS, OF_MODULES, REFUSALS_OF_HOOKS, SLOTS_OF_HOOKS, unknown_words
+from trustformers_pl.traits import (
+    NEEDS_OF_HOOKS,
+    OF_MODULES,
+    PROVISIONS_OF_HOOKS,
+    REFUSALS_OF_HOOKS,
+    SLOTS_OF_HOOKS,
+    unknown_words,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,13 +40,16 @@ def refusals(
     implemented = {name: _hooks(plan, name) for name in traits}
     for name, own in traits.items():
         _check_words(name, own, implemented[name])
+        answers = {PROVISIONS_OF_HOOKS[hook] for hook in implemented[name] & PROVISIONS_OF_HOOKS.keys()}
+        traits[name] = replace(own, provides=own.provides | answers)
     if module is None:
         provided |= frozenset(OF_MODULES)
     lines: list[str] = []
     for name in traits if subjects is None else subjects:
         own = traits[name]
         others = {other: t for other, t in traits.items() if other != name}
-        needs = own.requires | {NEEDS_OF_HOOKS[hook] for hook in implemented[name] & NEEDS_OF_HOOKS.keys()}
+        implied = {NEEDS_OF_HOOKS[hook] for hook in implemented[name] & NEEDS_OF_HOOKS.keys()}
+        needs = own.requires | (implied - own.provides)
         lines += [
             f"{plan.place(name)}: {line}"
             for line in (
@@ -53,7 +64,7 @@ def refusals(
 def _hooks(plan: Plan, name: str) -> set[str]:
     """The names of the hooks that a plugin implements."""
     relay = plan.hook
-    callers = {hook: getattr(relay, hook) for hook in (*SLOTS_OF_HOOKS, *NEEDS_OF_HOOKS)}
+    callers = {hook: getattr(relay, hook) for hook in (*SLOTS_OF_HOOKS, *NEEDS_OF_HOOKS, *PROVISIONS_OF_HOOKS)}
     return {hook for hook, caller in callers.items() if any(i.plugin_name == name for i in caller.get_hookimpls())}
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trustformers_pl.errors import CheckpointError, RecipeError
+from trustformers_pl.evaluation import refuse_unable
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.outcome import forget_outcome, record_fit
 from trustformers_pl.quiet import quiet_lightning
@@ -14,13 +16,12 @@ from trustformers_pl.report import report_text
 from trustformers_pl.run_folder import changes, record, set_aside, write_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lightning import LightningDataModule, LightningModule, Trainer
 
     from trustformers_pl.assembly import Assembly
     from trustformers_pl.loop import EpochLoop
 
+PREDICTIONS = "predictions.jsonl"
 Resume = Literal["auto", "never", "force"]
 
 
@@ -95,6 +96,47 @@ class Run:
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
             results = self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
+
+    def test(self) -> dict[str, float]:
+        """Metrics of the newest checkpoint over the test data.
+
+        Raises:
+            RefusedError: There is no test data, or the module has no `test_step`.
+            CheckpointError: There is no whole checkpoint.
+        """
+        refuse_unable(self, "test_step", "test_dataloader")
+        path = self.required_ckpt_path()
+        with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
+            results = self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
+        return {name: float(value) for result in results for name, value in result.items()}
+
+    def predict(self, out: str | Path | None = None) -> tuple[Path, int]:
+        """Write the newest checkpoint's predictions, one JSON object a sample in the order of the data.
+
+        Args:
+            out: The file, replaced if it is there; `predictions.jsonl` in the run folder if not given.
+
+        Returns:
+            The file, and how many samples are in it (0 on other ranks than the first).
+
+        Raises:
+            RefusedError: There is no data to predict, the module has no `predict_step`, or one that answers with
+                something else than predictions of samples.
+            CheckpointError: There is no whole checkpoint.
+        """
+        from trustformers_pl.predictions import PredictionWriter
+
+        refuse_unable(self, "predict_step", "predict_dataloader")
+        path = self.required_ckpt_path()
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        writer = PredictionWriter(Path(out) if out is not None else self.folder / PREDICTIONS)
+        callbacks.append(writer)
+        try:
+            with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
+                self.trainer.predict(self.module, datamodule=self.datamodule, ckpt_path=path, return_predictions=False)
+        finally:
+            callbacks.remove(writer)
+        return writer.out, writer.count or 0
 
     def probe(self) -> dict[str, str | None]:
         """For each feature that can say so, the evidence that it took part in the fit that has ended."""

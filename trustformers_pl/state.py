@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Scope", "State", "Stateful", "collect", "gather", "give_back", "parts", "restore"]
 
 logger = logging.getLogger(__name__)
+_NUMBER = re.compile(r"\.\d+$")  # of the second part of a name, and those after it
 _OF_ONE_RANK = (Scope.RANK, Scope.WORKER)
 
 
@@ -65,8 +68,10 @@ def restore(trainer: Trainer, stored: Mapping[str, Any]) -> None:
     Parts without stored state, and stored states without a part, are each named in one warning.
 
     Raises:
-        CheckpointError: A state is newer than its part, or of another number of ranks.
+        CheckpointError: A state is newer than its part, or of another number of ranks; or there are more or fewer parts
+            of one name than there were, so that nobody can tell whose a state is.
     """
+    _refuse_other_numbers(parts(trainer), stored)
     give_back(parts(trainer), stored)
 
 
@@ -113,6 +118,16 @@ def give_back(parts: Mapping[str, Stateful], stored: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         for scope, record in stored.get(name, {}).items():
             _give_back(name, part, Scope(scope), record)
+
+
+def _refuse_other_numbers(parts: Mapping[str, Stateful], stored: Mapping[str, Any]) -> None:
+    now, before = (Counter(_NUMBER.sub("", name) for name in names) for names in (parts, stored))
+    for name in sorted(now.keys() & before.keys()):
+        if now[name] != before[name]:
+            raise CheckpointError(
+                f"{name}: the checkpoint has states of {before[name]} parts of this name, the run has {now[name]}, "
+                "and nobody can tell whose each is; use as many, or give each a `state_key` of its own"
+            )
 
 
 def _warn(message: str, names: set[str]) -> None:

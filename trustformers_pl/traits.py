@@ -43,7 +43,8 @@ class Trait(StrEnum):
     OPTIMIZER = "optimizer"
     """The run builds the optimizer, or was given one. By `optimizer.*` and live optimizers; for schedules."""
     DECOMPOSED_LOSS = "decomposed-loss"
-    """`forward(batch)` and `loss(outputs, batch) -> (sum, count)`. By modules; for loss terms and step executors."""
+    """`forward(batch)` and `loss(outputs, batch) -> (sum, count)`, and a training step that goes through them. By
+    modules; for loss terms and step executors."""
     SAMPLE_WEIGHTS = "sample-weights"
     """`loss` takes weights by sample. By modules; for features that weigh samples."""
     MODULE_STRUCTURE = "module-structure"
@@ -53,7 +54,8 @@ class Trait(StrEnum):
 
 
 OF_MODULES: Mapping[str, str] = {
-    Trait.DECOMPOSED_LOSS: "give the module `forward(batch)` and `loss(outputs, batch) -> (sum, count)`",
+    Trait.DECOMPOSED_LOSS: "give the module `forward(batch)` and `loss(outputs, batch) -> (sum, count)`, "
+    "and no training_step, in it or a mixin, that does not call super()",
     Trait.SAMPLE_WEIGHTS: "let the module's `loss(outputs, batch, sample_weights)` take weights (B,) or None",
 }
 """Traits that modules provide, each with what the author of a module does to provide it."""
@@ -72,8 +74,12 @@ NEEDS_OF_HOOKS: Mapping[str, Trait] = {
     "loss_terms": Trait.DECOMPOSED_LOSS,
     "step": Trait.DECOMPOSED_LOSS,
     "sample_weights": Trait.SAMPLE_WEIGHTS,
+    "lr_schedule": Trait.OPTIMIZER,
 }
-"""Hooks that need something of the module: whoever implements one requires it."""
+"""Hooks that need something of the module, or of another hook: whoever implements one requires it."""
+
+PROVISIONS_OF_HOOKS: Mapping[str, Trait] = {"optimizer": Trait.OPTIMIZER, "mesh": Trait.MESH}
+"""Hooks whose answer is what a trait says: whoever implements one provides it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,11 +30,11 @@ def test_help_names_every_command(command: Command) -> None:
     assert stopped.value.code == 0
     done = shell("--help")
     assert done.returncode == 0
-    for name in ("fit", "validate", "generate", "explain", "plugins"):
+    for name in ("fit", "validate", "test", "predict", "generate", "explain", "plugins", "schema", "new"):
         assert re.search(rf"^    {name} ", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("plugins",), ("explain", "recipe.yaml")])
+@pytest.mark.parametrize("arguments", [("--help",), ("plugins",), ("schema",), ("explain", "recipe.yaml")])
 def test_looking_imports_neither_torch_nor_lightning(write: Write, arguments: tuple[str, ...]) -> None:
     write()
     done = subprocess.run(
@@ -52,7 +52,7 @@ def cpu_seconds(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("argument", ["--help", "plugins"])
+@pytest.mark.parametrize("argument", ["--help", "plugins", "schema"])
 def test_looking_costs_little_more_than_python_with_pluggy_and_yaml(argument: str) -> None:
     bare = min(cpu_seconds([sys.executable, "-c", "import pluggy, yaml"]) for _ in range(5))
     ours = min(cpu_seconds([*PROGRAM, argument]) for _ in range(5))

@@ -55,7 +55,11 @@ WITH_TERMS = os.environ.get("SPLIT_JOB_TERMS", "1") == "1"
 
 
 class Job(DecomposedLoss, LightningModule):
-    loss_terms = (LossTerm("magnitude", magnitude, TERM), LossTerm("size", size, DECAYED)) if WITH_TERMS else ()
+    loss_terms = (
+        (LossTerm("magnitude", magnitude, TERM, "loss"), LossTerm("size", size, DECAYED, "weights"))
+        if WITH_TERMS
+        else ()
+    )
 
     def __init__(self) -> None:
         super().__init__()

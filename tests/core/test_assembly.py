@@ -158,7 +158,8 @@ def test_what_needs_a_decomposed_loss_refuses_a_plain_training_step(write: Write
         assemble(write(text, "shrink: {}\n"))
     assert str(caught.value) == (
         "recipe.yaml:10: shrink needs decomposed-loss, which Plain does not provide; give the module `forward(batch)` and "
-        "`loss(outputs, batch) -> (sum, count)`, or remove the section"
+        "`loss(outputs, batch) -> (sum, count)`, and no training_step, in it or a mixin, that does not call super(), or "
+        "remove the section"
     )
 
 

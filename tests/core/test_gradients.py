@@ -216,7 +216,7 @@ def test_two_plugins_that_would_clash_without_phases(write: Any, install: Any) -
     plain.fit("never")
     both = zip(run.module.parameters(), plain.module.parameters(), strict=True)
     assert all(torch.allclose(a.grad, 3 * b.grad + 1) for a, b in both)  # type: ignore[operator,arg-type]
-    with pytest.raises(PluginError, match="a plugin has a rule for the gradient phase 'step', which takes none"):
+    with pytest.raises(PluginError, match="plugin 'wrong' has a rule for the gradient phase 'step', which takes none"):
         assemble(write(more="wrong: {}\n"))
 
 

@@ -104,7 +104,7 @@ def test_two_packages_with_one_command(install: Any) -> None:
         Path(f"site/{module}-1.0.dist-info/entry_points.txt").write_text(
             f"[trustformers_pl.commands]\ngreet = {module}\n"
         )
-    with pytest.raises(PluginError, match="command 'greet' is added by two packages"):
+    with pytest.raises(PluginError, match="command 'greet' is added by first-pack and other-pack; uninstall one"):
         foreign_commands()
 
 

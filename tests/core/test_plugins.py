@@ -202,7 +202,7 @@ def test_without_our_features_a_strangers_plugin_runs_alone(install: Install) ->
     install("lone-pack", source, trustformers_pl={"counts": "Feature"})
     code = (
         "import importlib.metadata as m, trustformers_pl.plugins as p\n"
-        "p.entry_points = lambda group: [e for e in m.entry_points(group=group) if e.dist.name != 'trustformers-pl']\n"
+        "p.entry_points = lambda group: [e for e in m.entry_points(group=group) if e.dist.name == 'lone-pack']\n"
         "from trustformers_pl.factory import assemble\n"
         "run = assemble({'model': {'class_path': 'tiny.Plain'}, 'data': {'class_path': 'tiny.Data'},\n"
         "                'trainer': {'max_steps': 3, 'accelerator': 'cpu'}, 'counts': {}})\n"

@@ -170,7 +170,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(write: Write, instal
         assert last_checkpoint(cut / stage) == last_checkpoint(Path("whole") / stage)
     # What the children's sections put in and took out.
     assert (cut / "second/metrics.csv").exists() > (cut / "first/metrics.csv").exists()
-    assert ("schedule:" in (cut / "second.yaml").read_text()) > ("schedule:" in (cut / "first.yaml").read_text())
+    assert ("schedule:\n" in (cut / "second.yaml").read_text()) > ("schedule:\n" in (cut / "first.yaml").read_text())
 
 
 def test_a_search_decides_by_what_it_has_seen(

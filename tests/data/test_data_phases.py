@@ -190,7 +190,9 @@ def test_batches_of_a_loader_that_does_not_batch() -> None:
 
 
 def test_two_functions_for_a_phase_with_one_owner() -> None:
-    with pytest.raises(ValueError, match="too many values"):
+    with pytest.raises(
+        RefusedError, match="data phase batch: six_tokens and uneven both want it, and it has one owner"
+    ):
         DataPhases.of({"batch": [phased.six_tokens, phased.uneven]})
     with pytest.raises(ValueError, match="'sort' is not a valid DataPhase"):
         DataPhases.of({"sort": [phased.short_first]})

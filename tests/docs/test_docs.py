@@ -14,23 +14,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
-from blocks import (
-    AT_THE_ROOT,
-    ELSEWHERE,
-    PAGES,
-    ROOT,
-    Block,
-    bash,
-    blocks_of,
-    first_recipe,
-    put_the_command_in,
-    python,
-    same_output,
-    sessions,
-    to_be_run,
-    words,
-)
+from following import ELSEWHERE, bash, put_the_command_in, python, same_output, sessions, to_be_run, words
+from shown import AT_THE_ROOT, PAGES, ROOT, Block, blocks, blocks_of, first_recipe
 
 from trustformers_pl.factory import assemble
 
@@ -88,10 +73,8 @@ def follow(block: Block) -> None:
 
 def train(block: Block) -> None:
     """A whole recipe as it is, a piece of one laid over `recipe.yaml`; both with a small model and for few steps."""
-    sections = yaml.safe_load(block.text)
-    piece = not sections.keys() & {"version", "extends"}
-    Path("shown.yaml").write_text(("extends: recipe.yaml\n" if piece else "") + block.text, encoding="utf-8")
-    is_gpt = piece or "extends" in sections or "GPT" in block.text
+    Path("shown.yaml").write_text(("extends: recipe.yaml\n" if block.is_piece else "") + block.text, encoding="utf-8")
+    is_gpt = block.is_piece or "extends:" in block.text or "GPT" in block.text
     values = {**FEW_STEPS, **(SMALL_MODEL if is_gpt else {}), "trainer.log_every_n_steps": "1"}
     folder = f"trainer.default_root_dir=runs/shown-{len(list(Path('runs').glob('shown-*')))}"
     training = assemble("shown.yaml", [folder, *(f"{key}={value}" for key, value in values.items())])
@@ -117,8 +100,9 @@ def test_only_languages_that_are_tested_are_shown() -> None:
 
 
 def test_every_command_is_run_here_or_in_a_clone() -> None:
-    scripts = [block.text for page in PAGES for block in blocks_of(page) if block.language == "bash"]
-    parts = [part for script in scripts for line in script.splitlines() for part in re.split(r"&&|\|\|", line)]
+    parts = [
+        part for block in blocks("bash") for line in block.text.splitlines() for part in re.split(r"&&|\|\|", line)
+    ]
     kinds = {Path(words(part)[0]).name for part in parts if words(part)}
     assert {kind for kind in kinds if "=" not in kind} <= {*ELSEWHERE, "trustformers-pl", "timeout", "cmp", "echo"}
 
@@ -132,6 +116,6 @@ def test_the_quickstart_kills_its_run() -> None:
 
 def test_links_of_pages_at_the_root_lead_somewhere() -> None:
     """Those in `docs/` are checked by the strict build of the site."""
-    for page in [*AT_THE_ROOT, ROOT / "benchmarks" / "README.md"]:
+    for page in AT_THE_ROOT:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"

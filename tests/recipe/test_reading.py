@@ -43,8 +43,10 @@ def test_every_value_knows_its_line(write: Write) -> None:
 
 def test_numbers_are_read_as_yaml_1_2_reads_them(write: Write) -> None:
     text = "a: 2e-3\nb: 1.0e+3\nc: yes\nd: true\ne: 3\nf: '3'\ng: .inf\nh: 2026-11-22\ni: null\nj: off\n"
+    text += "k: 1:30\nl: 012\nm: 0o17\nn: 0x1F\no: 0b1\np: -1_000\n"
     found = values(read(write(text)))
     expected = {"a": 2e-3, "b": 1000.0, "c": "yes", "d": True, "e": 3, "f": "3", "g": float("inf"), "h": "2026-11-22"}
+    expected |= {"k": "1:30", "l": 12, "m": 15, "n": 31, "o": "0b1", "p": -1000}
     assert found == {**expected, "j": "off"}  # YAML 1.2, core schema; a null section is taken out
 
 
@@ -101,13 +103,79 @@ def test_another_class_does_not_inherit_the_arguments_of_the_first(write: Write)
         ("a: &x {b: 1}\nc: {<<: *x}\n", "recipe.yaml:2: YAML merge keys .* use `extends"),
         ("version: 2\n", "recipe.yaml:1: version is 2; this package reads version 1"),
         ("a: !!python/object:os.system {}\n", "recipe.yaml:1: the tag .* is not read"),
-        ("a: !!python/name:os.system x\n", "recipe.yaml:1: not YAML: could not determine a constructor"),
+        ("a: !!python/name:os.system x\n", "recipe.yaml:1: the tag .* is not read"),
+        ("a: &x [*x]\n", "recipe.yaml:1: a value that contains itself; write it without an alias"),
+        ("a: &x\n  b: *x\n", "recipe.yaml:1: a value that contains itself"),
+        ("a: !!timestamp x\n", "recipe.yaml:1: the tag 'tag:yaml.org,2002:timestamp' is not read"),
+        ("a: !!null x\n", "recipe.yaml:1: the tag 'tag:yaml.org,2002:null' is not read"),
+        ("a: !!int '3'\n", "recipe.yaml:1: the tag 'tag:yaml.org,2002:int' is not read"),
+        ("a: !mine x\n", "recipe.yaml:1: the tag '!mine' is not read"),
+        ("a: 1e400\n", r"recipe.yaml:1: 1e400 is larger than a number can be \(1.8e308\); write .inf for infinity"),
+        ("a: " + "1" * 5000, "recipe.yaml:1: Exceeds the limit"),
+        ("a: 0x" + "f" * 5000, "recipe.yaml:1: Exceeds the limit"),
+        (
+            "a: " + "[" * 3000 + "]" * 3000,
+            "recipe.yaml: brackets or indentation too deep to be meant; write it flatter",
+        ),
+        ("a: 1\n---\nb: 2\n", "recipe.yaml:2: not YAML: but found another document"),
         ("a: *nowhere\n", "recipe.yaml:1: not YAML: found undefined alias"),
     ],
 )
 def test_files_that_cannot_be_read(write: Write, text: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         read(write(text))
+
+
+def test_aliases_that_explode_are_refused_at_once(write: Write) -> None:
+    """Nine times nine times … ten levels deep ("billion laughs"): 9**7 > 1,000,000 on the eighth line."""
+    levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 11))
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:8: its aliases make more than 1,000,000 values"):
+        read(write(f"l0: &l0 1\n{levels}"))
+    assert values(read(write("a: &x {b: [1]}\nc: *x\n"))) == {"a.b": [1], "c.b": [1]}  # plain aliases are read
+
+
+def test_nothing_is_silently_ignored(write: Write) -> None:
+    path = write("seed: 1\noptimizer: {name: adamw}\ncsv: {}\n")
+    unknown = "no such section; did you mean 'csv'?"
+    assert refused(path, "--no-cvs") == [f"--no-cvs: cvs: {unknown}"]
+    assert refused(write("cvs: null\n", name="b.yaml")) == [f"b.yaml:1: cvs: {unknown}"]
+    assert refused(path, TFPL_SEED__X="3") == [
+        "$TFPL_SEED__X: seed = {'x': 3}: expected an integer from 0 to 2**32 - 1"
+    ]
+    assert refused(path, TFPL_CSV="x")[0].startswith("$TFPL_CSV: csv is a section with keys, not 'x'")
+    assert refused(path, TFPL_CSV__="x")[0].startswith("$TFPL_CSV__: csv.: no such key")
+    assert plain(read(path, TFPL_CSV="{file: x.csv}").tree)["csv"] == {"file": "x.csv"}
+    with pytest.raises(RecipeError, match="--no-: not understood"):
+        read(path, "--no-")
+    assert "csv" not in plain(make_plan(read(path, "--no-csv", "--no-progress")).recipe.tree)
+
+
+def test_names_are_shown_on_one_line(write: Write) -> None:
+    assert refused(write('"a\\nb\\e[31m": {}\n'))[0].startswith(r"recipe.yaml:1: a\nb\x1b[31m: no such section")
+    assert refused(write("seed: 1\n"), "--a\nb=1")[0].startswith(r"--a\nb: a\nb: no such section")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {class_path: a..B}", "model.class_path = 'a..B': expected `my_package.MyClass`"),
+        (
+            'model: {class_path: "a.B\\nimport os"}',
+            r"model.class_path = 'a.B\nimport os': expected `my_package.MyClass`",
+        ),
+        ("model: {class_path: a.B, init_args: {x y: 1}}", "model.init_args.x y: expected the name of an argument"),
+        ("optimizer: {name: adamw, lr: 1" + "0" * 400 + "}", "expected a number of at most 1.8e308"),
+    ],
+)
+def test_values_that_cannot_be_meant(write: Write, text: str, said: str) -> None:
+    (line,) = refused(write(text + "\n"))
+    assert said in line
+
+
+def test_a_null_byte_in_a_path(write: Write) -> None:
+    for path in ("a\0b.yaml", write('extends: "a\\0b"\n')):
+        with pytest.raises(RecipeError, match=r"a\\x00b.*: embedded null byte; give the path of a recipe file"):
+            read(path)
 
 
 def test_missing_unreadable_and_foreign_files(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from trustformers_pl.cli.built import print_built
 from trustformers_pl.cli.tables import print_table
 from trustformers_pl.declared_program import declared_program
 from trustformers_pl.plan import Plan, make_plan
+from trustformers_pl.plugins import summary
 from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.places import flatten
 from trustformers_pl.script import python_source
@@ -54,9 +55,7 @@ def _print_plugins(plan: Plan) -> None:
     rows = []
     for number, plugin in enumerate(plan.plugins, 1):
         offer = plan.offers[plugin.name]
-        rows.append(
-            [str(number), plugin.name, (type(plugin).__doc__ or "").partition("\n")[0], offer.package, offer.version]
-        )
+        rows.append([str(number), plugin.name, summary(type(plugin)), offer.package, offer.version])
     print_table(["", "FEATURE, IN ORDER", "WHAT IT IS", "PACKAGE", "VERSION"], rows)
 
 

@@ -9,6 +9,7 @@ from trustformers_pl.errors import PluginError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Collection
     from importlib.metadata import EntryPoint
 
 GROUP = "trustformers_pl.commands"
@@ -24,13 +25,20 @@ class Command(Protocol):
         """Run it; `rest` holds `--section.key=value` overrides. Returns the exit code."""
 
 
-def foreign_commands() -> dict[str, str]:
+def foreign_commands(own: Collection[str] = ()) -> dict[str, str]:
     """Command -> the package that adds it, sorted; only metadata is read.
 
+    Args:
+        own: Commands of ours.
+
     Raises:
-        PluginError: Two packages add one command.
+        PluginError: Two packages add one command, or one adds a command of ours.
     """
-    return {name: point.dist.name if point.dist else "" for name, point in sorted(_points().items())}
+    found = {name: _package(point) for name, point in sorted(_points().items())}
+    for name in own:
+        if name in found:
+            raise PluginError(f"command {name!r} is our own, and {found[name]} adds one too; uninstall {found[name]}")
+    return found
 
 
 def load_command(name: str) -> Command:
@@ -43,20 +51,22 @@ def load_command(name: str) -> Command:
     try:
         command: Command = point.load()
     except Exception as error:
-        package = point.dist.name if point.dist else "its package"
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise PluginError(f"command {name!r} cannot be imported ({point.value}): {cause}; repair {package}") from error
+        raise PluginError(
+            f"command {name!r} cannot be imported ({point.value}): {cause}; repair {_package(point)}"
+        ) from error
     return command
 
 
 def _points() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        other = found.get(point.name)
-        if other is not None and other.value != point.value:
-            raise PluginError(
-                f"command {point.name!r} is added by two packages ({other.value} and {point.value}); "
-                "uninstall one of the two"
-            )
-        found[point.name] = point
+        other = found.setdefault(point.name, point)
+        if _package(other) != _package(point):
+            packages = " and ".join(sorted((_package(other), _package(point))))
+            raise PluginError(f"command {point.name!r} is added by {packages}; uninstall one of the two")
     return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "an unknown package"

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from trustformers_pl.cli.foreign import foreign_commands, load_command
+from trustformers_pl.cli.options import add_options
 from trustformers_pl.errors import RecipeError, TrustformersError
 
 if TYPE_CHECKING:
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
 COMMANDS = {
     "fit": "train, from the newest checkpoint of the run folder if there is one",
     "validate": "measure the newest checkpoint on the validation data",
+    "test": "measure the newest checkpoint on the test data",
+    "predict": "write the newest checkpoint's predictions to a file",
     "generate": "let the newest checkpoint's model continue a text",
     "explain": "show every value and its origin, the features in order, a training step, and the run as Python",
     "plugins": "list the features that are installed",
+    "new": "write the beginning of a recipe, or of a plugin's package",
+    "schema": "print the JSON Schema of recipes, for editors",
 }
 EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
 EPILOG = """\
@@ -90,33 +95,12 @@ def command_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        _add_options(name, sub)
-    for name, package in foreign_commands().items():
+        add_options(name, sub)
+    for name, package in foreign_commands(COMMANDS).items():
         sub = commands.add_parser(name, help=f"a command of {package}", allow_abbrev=False)
         if name in arguments:
             load_command(name).add_arguments(sub)
     return parser
-
-
-def _add_options(command: str, parser: argparse.ArgumentParser) -> None:
-    if command == "plugins":
-        parser.add_argument("recipe", nargs="?", help="mark the features that this recipe switches on")
-        return
-    parser.add_argument("recipe", help="a YAML file")
-    if command == "fit":
-        resume = "auto: go on where the run folder's newest checkpoint is (default); force: also if the recipe has "
-        resume += "changed since; never: start anew, keeping the old folder under another name"
-        parser.add_argument("--resume", choices=["auto", "force", "never"], default="auto", help=resume)
-    if command == "explain":
-        parser.add_argument(
-            "--build", action="store_true", help="also build the module, on no memory, and show its class"
-        )
-    if command == "generate":
-        parser.add_argument("--prompt", default="", help="the text to continue")
-        parser.add_argument("--max-new-tokens", type=int, default=300, help="how many tokens to generate (300)")
-        parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (0.8)")
-        parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
-        parser.add_argument("--sample-seed", type=int, default=0, help="another seed gives another text (0)")
 
 
 def _red(text: str) -> str:

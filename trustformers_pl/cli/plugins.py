@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trustformers_pl.cli.tables import print_table
 from trustformers_pl.errors import PluginError
-from trustformers_pl.plugins import Offer, discover
+from trustformers_pl.plugins import Offer, discover, summary
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +32,7 @@ def _row(offer: Offer, switched_on: set[str] | None) -> list[str]:
 
 def _summary(offer: Offer) -> str:
     try:
-        return (offer.load().__doc__ or "").strip().partition("\n")[0]
+        return summary(offer.load())
     except PluginError as error:
         return f"broken: {str(error).rpartition('): ')[2]}"
 

@@ -14,7 +14,7 @@ NARROWEST = 24
 def print_table(header: list[str], rows: list[list[str]]) -> None:
     """Print rows under a header; on a terminal the widest column wraps so that no line is too long."""
     table = [header, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    widths = [max(1, *(len(row[column]) for row in table)) for column in range(len(header))]
     if sys.stdout.isatty():
         _narrow(widths, shutil.get_terminal_size().columns)
     for number, row in enumerate(table):

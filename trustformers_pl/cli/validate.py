@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trustformers_pl.cli.measured import print_metrics
 from trustformers_pl.cli.notices import show_notices
 from trustformers_pl.cli.opening import opened
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Print one metric a line."""
     show_notices()
-    metrics = opened(options.recipe, overrides).validate()
-    width = max(map(len, metrics), default=0)
-    for name, value in sorted(metrics.items()):
-        print(f"{name:<{width}}  {value:.4f}")
+    trained = opened(options.recipe, overrides)
+    print_metrics(trained, trained.validate())
     return 0

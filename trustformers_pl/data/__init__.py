@@ -8,6 +8,7 @@ from trustformers_pl.lazy import exports
 
 if TYPE_CHECKING:
     from trustformers_pl.data.eligible import why_not_resumable
+    from trustformers_pl.data.labelled_text import LabelledText
     from trustformers_pl.data.loader import ResumableLoader, resumable
     from trustformers_pl.data.module import resumable_datamodule
     from trustformers_pl.data.order import counter_seed, epoch_order
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ByteText",
     "DataPhases",
+    "LabelledText",
     "ResumableLoader",
     "counter_seed",
     "epoch_order",
@@ -30,6 +32,7 @@ __getattr__, __dir__ = exports(
     {
         "ByteText": "text",
         "DataPhases": "phases",
+        "LabelledText": "labelled_text",
         "ResumableLoader": "loader",
         "counter_seed": "order",
         "epoch_order": "order",

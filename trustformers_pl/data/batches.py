@@ -90,6 +90,10 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
             return len(self._global_batches(epoch))
         return slice_count(self.length, self._global_size(), drop_last=self.drop_last)
 
+    def samples_in(self, epoch: int, batch: int) -> int:
+        """Samples in a global batch of an epoch."""
+        return len(self._global_batches(epoch)[batch])
+
     def __len__(self) -> int:
         return self.count(self.epoch)
 

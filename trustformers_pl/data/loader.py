@@ -11,7 +11,7 @@ from trustformers_pl.data.batches import SeekableBatches
 from trustformers_pl.data.eligible import decides_batches, why_not_resumable
 from trustformers_pl.data.order import counter_seed
 from trustformers_pl.data.phases import DataPhases
-from trustformers_pl.data.ranks import process_ranks
+from trustformers_pl.data.ranks import contiguous_share, process_ranks
 from trustformers_pl.data.seeded import SeededBatches
 
 if TYPE_CHECKING:
@@ -101,6 +101,15 @@ class ResumableLoader:
     def count_varies(self) -> bool:
         """Whether epochs may differ in their number of batches: a feature orders or batches the samples."""
         return self._batches.count_varies
+
+    @property
+    def shares_slices(self) -> bool:
+        """Whether ranks read contiguous slices of each batch, in their order: no feature shares samples out."""
+        return self._phases.shard is contiguous_share
+
+    def samples_in(self, batch: int) -> int:
+        """Samples in a batch of all ranks together, without those that ranks repeat to have something to do."""
+        return self._batches.samples_in(self._epoch, batch)
 
     def __len__(self) -> int:
         """Number of batches in the whole epoch that comes next, wherever the iteration starts; equal on all ranks."""

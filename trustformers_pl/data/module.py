@@ -61,17 +61,43 @@ class ResumableData:
             _warn(reason, stage, ranks()[1])
         return made
 
+    def _shared_out(self, loaders: Any, stage: str) -> Any:
+        """Evaluation loaders, one or several: in the order of the data, as they are, and shared out among ranks."""
+        phases = self.data_phases.for_validation
+        if isinstance(loaders, list | tuple):
+            return [self._made_resumable(loader, stage, phases) for loader in loaders]
+        return self._made_resumable(loaders, stage, phases)
 
-class ResumableValidation(ResumableData):
+
+class ResumableValidation:
     """The same for the validation loaders, of a data module that has some."""
 
     def val_dataloader(self) -> Any:
         """The validation loaders, likewise; in the order of the data, as they are."""
-        loaders = super().val_dataloader()  # type: ignore[misc]
-        phases = self.data_phases.for_validation
-        if isinstance(loaders, list | tuple):
-            return [self._made_resumable(loader, "validation", phases) for loader in loaders]
-        return self._made_resumable(loaders, "validation", phases)
+        return self._shared_out(super().val_dataloader(), "validation")  # type: ignore[attr-defined,misc]
+
+
+class ResumableTest:
+    """The same for the test loaders, of a data module that has some."""
+
+    def test_dataloader(self) -> Any:
+        """The test loaders, likewise; in the order of the data, as they are."""
+        return self._shared_out(super().test_dataloader(), "test")  # type: ignore[attr-defined,misc]
+
+
+class ResumablePrediction:
+    """The same for the prediction loaders, of a data module that has some."""
+
+    def predict_dataloader(self) -> Any:
+        """The prediction loaders, likewise; in the order of the data, as they are."""
+        return self._shared_out(super().predict_dataloader(), "prediction")  # type: ignore[attr-defined,misc]
+
+
+EVALUATIONS: dict[str, type] = {
+    "val_dataloader": ResumableValidation,
+    "test_dataloader": ResumableTest,
+    "predict_dataloader": ResumablePrediction,
+}
 
 
 def resumable_datamodule(
@@ -84,8 +110,8 @@ def resumable_datamodule(
         seed: Of the order of samples, of their augmentation, and of what the phases draw.
         phases: Phase -> functions, as `DataPhase` describes them.
     """
-    validates = type(datamodule).val_dataloader is not DataHooks.val_dataloader
-    extended: Any = extend(datamodule, ResumableValidation if validates else ResumableData)
+    has = [m for name, m in EVALUATIONS.items() if getattr(type(datamodule), name) is not getattr(DataHooks, name)]
+    extended: Any = extend(datamodule, *has, ResumableData)
     extended.order_seed, extended.data_phases = seed, DataPhases.of(phases or {})
     return datamodule
 

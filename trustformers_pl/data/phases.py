@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trustformers_pl.data.ranks import contiguous_share
 from trustformers_pl.data.seeded import seeded
-from trustformers_pl.errors import DataError
+from trustformers_pl.errors import DataError, RefusedError
 from trustformers_pl.phases import EXCLUSIVE, DataPhase
 
 if TYPE_CHECKING:
@@ -36,12 +36,17 @@ class DataPhases:
         """From functions by phase.
 
         Raises:
-            ValueError: An unknown phase, or several functions in a phase that has one owner.
+            ValueError: An unknown phase.
+            RefusedError: Several functions in a phase that has one owner.
         """
         by_phase: dict[str, Any] = {DataPhase(phase).value: tuple(given) for phase, given in functions.items() if given}
         for phase in EXCLUSIVE:
-            if phase.value in by_phase:
-                (by_phase[phase.value],) = by_phase[phase.value]
+            owners = by_phase.get(phase.value, ())
+            if len(owners) > 1:
+                names = " and ".join(_name(owner) for owner in owners)
+                raise RefusedError(f"data phase {phase.value}: {names} both want it, and it has one owner; give one")
+            if owners:
+                by_phase[phase.value] = owners[0]
         return cls(**by_phase)
 
     @property

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from trustformers_pl.lazy import exports
 
 if TYPE_CHECKING:
+    from trustformers_pl.models.encoder_classifier import EncoderClassifier
     from trustformers_pl.models.generation import KVCache
     from trustformers_pl.models.gpt import GPT
 
-__all__ = ["GPT", "KVCache"]
+__all__ = ["GPT", "EncoderClassifier", "KVCache"]
 
-__getattr__, __dir__ = exports(__name__, {"GPT": "gpt", "KVCache": "generation"})
+__getattr__, __dir__ = exports(
+    __name__, {"EncoderClassifier": "encoder_classifier", "GPT": "gpt", "KVCache": "generation"}
+)

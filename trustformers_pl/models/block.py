@@ -1,4 +1,4 @@
-"""The transformer block of `GPT`: pre-norm, rotary causal attention, SwiGLU."""
+"""The transformer block of `GPT` and `EncoderClassifier`: pre-norm, rotary attention, SwiGLU."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ if TYPE_CHECKING:
     from trustformers_pl.models.generation import KVCache
 
 
-def rotation_table(length: int, d_head: int, *, theta: float = 10_000.0) -> Tensor:
+def rotation_table(length: int, d_head: int, *, theta: float | None = 10_000.0) -> Tensor:
     """The rotary embedding's angles: position p turns pair i by p * theta**(-2i / d_head) radians.
 
     Su et al. 2021, "RoFormer", section 3.2.2; pair i is (i, i + d_head / 2), as in GPT-NeoX and LLaMA checkpoints.
 
+    Args:
+        length: Number of positions.
+        d_head: Width of a head.
+        theta: None turns nothing.
+
     Returns:
         (2, length, d_head): the cosines, and the sines with the sign that `rotate` needs.
     """
-    frequencies = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
+    exponents = -torch.arange(0, d_head, 2, dtype=torch.float64) / d_head
+    frequencies = torch.zeros_like(exponents) if theta is None else theta**exponents
     angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
     cosines = torch.cat([angles.cos(), angles.cos()], dim=-1)
     sines = torch.cat([-angles.sin(), angles.sin()], dim=-1)
@@ -35,7 +41,9 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2) on rotated queries and keys, no biases.
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2) on rotated queries and keys, no biases.
+
+    Causal, unless it is told which positions may be attended to.
 
     Raises:
         ValueError: If the heads do not divide d_model into even widths, or `dropout` is not in [0, 1).
@@ -52,19 +60,29 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
 
-    def forward(self, x: Tensor, rotation: Tensor, cache: KVCache | None, layer: int) -> Tensor:
-        """Attend from each of the T new positions of `x` (B, T, d_model) to itself and all before it."""
+    def forward(
+        self, x: Tensor, rotation: Tensor, cache: KVCache | None, layer: int, visible: Tensor | None = None
+    ) -> Tensor:
+        """Attend from each of the T new positions of `x` (B, T, d_model) to itself and all before it.
+
+        With `visible` (B, 1, 1, T) bool, attend to all positions where it is true, before and after.
+        """
         batch, new, d_model = x.shape
         query, key, value = self.qkv(x).view(batch, new, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         query, key = rotate(query, rotation), rotate(key, rotation)
         if cache is not None:
             key, value = cache.append(layer, key, value)
         read = key.shape[2]
-        mask = None
-        if 1 < new < read:  # is_causal would align the mask to the first key instead of the last
+        mask = visible
+        if visible is None and 1 < new < read:  # is_causal would align the mask to the first key instead of the last
             mask = torch.ones(new, read, dtype=torch.bool, device=x.device).tril(read - new)
         mixed = F.scaled_dot_product_attention(
-            query, key, value, mask, dropout_p=self.dropout if self.training else 0.0, is_causal=new == read
+            query,
+            key,
+            value,
+            mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=visible is None and new == read,
         )
         return self.out(mixed.transpose(1, 2).reshape(batch, new, d_model))  # type: ignore[no-any-return]
 
@@ -98,7 +116,17 @@ class Block(nn.Module):
         self.mlp = SwiGLU(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, rotation: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """(B, T, d_model) to (B, T, d_model); `rotation` (2, T, d_head) is that of the T positions."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, cache, layer))
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T, d_model) to (B, T, d_model); `rotation` (2, T, d_head) is that of the T positions.
+
+        `visible` (B, 1, 1, T) bool: see `Attention.forward`.
+        """
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, cache, layer, visible))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]

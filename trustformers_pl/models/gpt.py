@@ -107,11 +107,15 @@ class GPT(DecomposedLoss, LightningModule):
         """
         labels = batch["labels"]
         logits = outputs.flatten(0, 1).to(torch.promote_types(outputs.dtype, torch.float32))
-        count = (labels != -100).sum()
+        count = self.loss_count(batch)
         if sample_weights is None:
             return F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum"), count
         losses = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none")
         return (losses.view_as(labels).sum(dim=1) * sample_weights).sum(), count
+
+    def loss_count(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The number of labels that are not -100: what `loss` counts, known before the forward pass."""
+        return (batch["labels"] != -100).sum()
 
     def generate(
         self,

@@ -8,7 +8,7 @@ from dataclasses import MISSING
 from typing import Any
 
 from trustformers_pl.errors import RecipeError
-from trustformers_pl.names import nearest
+from trustformers_pl.names import nearest, on_one_line
 from trustformers_pl.recipe.places import DEFAULT, Leaf, Place, Section, plain
 from trustformers_pl.recipe.values import MismatchError, describe, fit
 
@@ -30,7 +30,7 @@ class Problems:
         """Raise RecipeError with a line `place: text` for each problem, in the order of their lines."""
         ordered = sorted(self.found, key=lambda problem: (problem[0].source, problem[0].line or 0))
         if ordered:
-            raise RecipeError("\n".join(f"{place}: {text}" for place, text in ordered))
+            raise RecipeError("\n".join(on_one_line(f"{place}: {text}") for place, text in ordered))
 
 
 def build_config(cls: type, node: Leaf | Section, name: str, problems: Problems) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trustformers_pl.errors import RecipeError
+from trustformers_pl.names import on_one_line
 from trustformers_pl.recipe.marked_yaml import read_file, read_value
 from trustformers_pl.recipe.places import Leaf, Place, Section
 
@@ -23,7 +24,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> Section:
     Raises:
         RecipeError: A file cannot be read, or extends itself.
     """
-    resolved = path.resolve()
+    resolved = _resolved(path)
     if resolved in seen:
         raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in (*seen, resolved))}")
     own = read_file(path)
@@ -32,6 +33,13 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> Section:
         merged = merge(merged, read_layers(path.parent / parent, (*seen, resolved)))
     own.entries.pop("extends", None)
     return merge(merged, own)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (ValueError, RuntimeError, OSError) as error:  # a null byte, links in a circle
+        raise RecipeError(f"{on_one_line(str(path))}: {error}; give the path of a recipe file") from error
 
 
 def _parents(own: Section) -> list[str]:
@@ -81,9 +89,8 @@ def apply_environment(tree: Section, environment: Mapping[str, str]) -> Section:
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in RESERVED_VARIABLES:
             continue
         dotted = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-        section, _, key = dotted.partition(".")
-        present = tree.entries.get(section)
-        if isinstance(present, Section) if key else isinstance(present, Leaf) and present.value is not None:
+        present = tree.entries.get(dotted.partition(".")[0])
+        if present is not None and not is_null(present):
             tree = put(tree, dotted, read_value(environment[variable], Place(f"${variable}")))
     return tree
 
@@ -106,14 +113,24 @@ def apply_overrides(tree: Section, overrides: Iterable[str]) -> Section:
         place = Place(f"--{key}")
         if equals and key:
             tree = put(tree, key, read_value(value, place))
-        elif text.startswith("no-") and "." not in text:
+        elif text.startswith("no-") and text != "no-" and not {".", "="} & set(text):
             tree = put(tree, text.removeprefix("no-").replace("-", "_"), Leaf(None, place))
         else:
-            raise RecipeError(f"{override}: not understood; write --section.key=value, or --no-section to take one out")
+            shown = on_one_line(override)
+            raise RecipeError(f"{shown}: not understood; write --section.key=value, or --no-section to take one out")
     return tree
+
+
+def is_null(node: Leaf | Section) -> bool:
+    """Whether a layer takes a section out here."""
+    return isinstance(node, Leaf) and node.value is None
 
 
 def without_nulls(tree: Section) -> Section:
     """The tree without the sections that a later layer took out with `null`."""
-    kept = {k: n for k, n in tree.entries.items() if not (isinstance(n, Leaf) and n.value is None)}
-    return Section(tree.place, kept)
+    return Section(tree.place, {key: node for key, node in tree.entries.items() if not is_null(node)})
+
+
+def removed_sections(tree: Section) -> dict[str, Place]:
+    """Those sections, and where they were taken out."""
+    return {key: node.place for key, node in tree.entries.items() if is_null(node)}

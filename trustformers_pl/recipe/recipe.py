@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from trustformers_pl.recipe.layers import (
     environment_sections,
     merge,
     read_layers,
+    removed_sections,
     without_nulls,
 )
 from trustformers_pl.recipe.places import PYTHON, Leaf, Place, Section, from_plain
@@ -32,11 +33,13 @@ class Recipe:
         name: The file's stem; names the run folder when none is given.
         tree: Sections and values, each with its place; sections taken out with `null` are gone.
         variables: Environment variable -> the section it names, for those that look like ours.
+        removed: Sections that were taken out, and where; no other section's short form brings them back.
     """
 
     name: str
     tree: Section
     variables: Mapping[str, str]
+    removed: Mapping[str, Place] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -54,7 +57,8 @@ class Recipe:
         """
         environment = os.environ if environment is None else environment
         tree = apply_environment(read_layers(Path(path)), environment)
-        return cls(Path(path).stem, _checked(apply_overrides(tree, overrides)), environment_sections(environment))
+        tree = apply_overrides(tree, overrides)
+        return cls(Path(path).stem, _checked(tree), environment_sections(environment), removed_sections(tree))
 
     @classmethod
     def from_mapping(cls, sections: Mapping[str, Any], name: str = "run") -> Recipe:
@@ -62,12 +66,12 @@ class Recipe:
         tree = from_plain(sections)
         if not isinstance(tree, Section):
             raise RecipeError("Python: a recipe is a mapping of sections")
-        return cls(name, _checked(tree), {})
+        return cls(name, _checked(tree), {}, removed_sections(tree))
 
     def with_section(self, name: str, values: Mapping[str, Any]) -> Recipe:
         """The same recipe with one more section; keys already there are kept where `values` has none."""
         top = Section(PYTHON, {name: from_plain(values)})
-        return Recipe(self.name, merge(self.tree, top), self.variables)
+        return Recipe(self.name, merge(self.tree, top), self.variables, _without(self.removed, top))
 
     def under(self, sections: Mapping[str, Any], name: str, place: Place) -> Recipe:
         """Another recipe, with `sections` laid over this one; a section set to None is taken out.
@@ -78,7 +82,12 @@ class Recipe:
             place: Where `sections` stand, for messages.
         """
         top = Section(place, {key: from_plain(value, place) for key, value in sections.items()})
-        return Recipe(name, _checked(merge(self.tree, top)), {})
+        removed = _without(self.removed, top) | removed_sections(top)
+        return Recipe(name, _checked(merge(self.tree, top)), {}, removed)
+
+
+def _without(removed: Mapping[str, Place], top: Section) -> dict[str, Place]:
+    return {name: place for name, place in removed.items() if name not in top.entries}
 
 
 def _checked(tree: Section) -> Section:

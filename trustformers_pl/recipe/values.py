@@ -82,12 +82,19 @@ def fit(value: Any, hint: Any) -> Any:
 
 def _fit_scalar(value: Any, hint: Any) -> Any:
     if hint is float and type(value) in (int, float):
-        return float(value)
+        return _as_float(value)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if type(value) is hint or (not isinstance(value, bool | int | float | str) and isinstance(value, hint)):
         return value
     raise MismatchError(describe(hint))
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise MismatchError(f"{describe(float)} of at most 1.8e308") from None
 
 
 def _fit_literal(value: Any, allowed: tuple[Any, ...]) -> Any:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from typing_extensions import override
 
+from trustformers_pl.errors import RefusedError
 from trustformers_pl.tracking.measures import scalars, total_norm, window_metrics
 from trustformers_pl.tracking.perplexity import text_metrics
 from trustformers_pl.tracking.throughput import Throughput
@@ -72,6 +73,17 @@ class Metrics(Callback):
         self._throughput = Throughput() if tokens_per_second else None
         self._window: list[dict[str, float]] = []
         self._stepping: dict[str, float] | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse loss terms that would be logged under the names of these metrics.
+
+        Raises:
+            RefusedError: There is one.
+        """
+        own = ("lr", "grad_norm", "tokens_per_second")
+        if clashing := [term.name for term in getattr(pl_module, "loss_terms", ()) if term.name in own]:
+            raise RefusedError(f"metrics logs {clashing[0]!r} itself, and a loss term has that name; rename the term")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -116,6 +116,7 @@ class Progress(ProgressBar):
             self._show_if_due()
 
     on_test_batch_end = on_validation_batch_end
+    on_predict_batch_end = on_validation_batch_end
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,6 +133,16 @@ class Progress(ProgressBar):
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the test's bar away."""
+        self._end()
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the prediction's bar."""
+        self._begin("predict", trainer.num_predict_batches)
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the prediction's bar away."""
         self._end()
 
     @override

@@ -1,4 +1,4 @@
-"""The code blocks of README and docs, in order, and how one page is followed from top to bottom."""
+"""How the code blocks of a page are followed."""
 
 from __future__ import annotations
 
@@ -7,40 +7,14 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).parent.parent.parent
-AT_THE_ROOT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
-PAGES = [*AT_THE_ROOT, ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-NAMED = re.compile(r"# ([\w.-]+\.(?:py|yaml|toml))$", re.MULTILINE)
+if TYPE_CHECKING:
+    from shown import Block
+
 # What installs, tests or builds is followed in a clone by `test_new_clone.py`, or is what runs these tests.
 ELSEWHERE = {"python3", "pip", "pytest", "tox", "mkdocs"}
-
-
-@dataclass(frozen=True)
-class Block:
-    """A code block of a page; `name` is the file that its first line says it is, or empty."""
-
-    page: str
-    language: str
-    text: str
-
-    @property
-    def name(self) -> str:
-        found = NAMED.match(self.text)
-        return found[1] if found else ""
-
-
-def blocks_of(page: Path) -> list[Block]:
-    found = BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [Block(str(page.relative_to(ROOT)), language, text) for language, text in found]
-
-
-def first_recipe() -> str:
-    """The README's: pages that write none of their own speak of it as `recipe.yaml`."""
-    return next(block.text for block in blocks_of(ROOT / "README.md") if block.language == "yaml")
 
 
 def words(command: str) -> list[str]:

@@ -1,0 +1,39 @@
+"""Whether a run's module and data have what an evaluation needs, said in one line before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trustformers_pl.compose import user_class
+from trustformers_pl.errors import RefusedError
+
+if TYPE_CHECKING:
+    from trustformers_pl.run import Run
+
+
+def refuse_unable(run: Run, step: str, loader: str) -> None:
+    """Refuse a run whose module lacks a step, or whose data (and module) lack its loader.
+
+    Args:
+        run: The run.
+        step: `test_step`, `predict_step`.
+        loader: `test_dataloader`, `predict_dataloader`.
+
+    Raises:
+        RefusedError: One of the two is missing.
+    """
+    if not _has(run.module, step):
+        name = user_class(type(run.module)).__name__
+        raise RefusedError(
+            f"{run.assembly.plan.place('model')}: {name} has no {step}(); write one, or use another model"
+        )
+    if not any(_has(source, loader) for source in (run.datamodule, run.module)):
+        data = user_class(type(run.datamodule)).__name__ if run.datamodule is not None else "the module"
+        raise RefusedError(f"{run.assembly.plan.place('data')}: {data} has no {loader}(); write one, or use other data")
+
+
+def _has(source: Any, method: str) -> bool:
+    """Whether a method is more than Lightning's own, which does nothing of use."""
+    from lightning import LightningModule
+
+    return getattr(type(source), method, None) not in (None, getattr(LightningModule, method))
