@@ -63,8 +63,15 @@ def _page(module: griffe.Module) -> str:
     intro = module.docstring.value if module.docstring else ""
     if module.exports is None:
         return f"# {code(module.name)}\n\n::: {module.name}\n    options: {{show_root_heading: false}}\n"
-    blocks = [f"::: {module.name}.{name}" for name in names(module)]
+    blocks = [f"::: {_path(module, name)}" for name in names(module)]
     return "\n\n".join([f"# {code(module.name)}", intro, *blocks]) + "\n"
+
+
+def _path(module: griffe.Module, name: str) -> str:
+    """Where a name is documented: where it is defined, if a submodule has the same name and would be taken for it."""
+    member = module.members[name]
+    taken = ROOT.joinpath(*module.name.split("."), f"{name}.py").exists()
+    return member.target_path if taken and isinstance(member, griffe.Alias) else f"{module.name}.{name}"
 
 
 def _summary(module: griffe.Module) -> str:

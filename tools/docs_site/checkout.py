@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -48,10 +50,13 @@ class Checkout(Distribution):
 
 
 class CheckoutFinder(DistributionFinder):
-    """Finds the distributions of this repository."""
+    """Finds the distributions of this repository, and their modules."""
 
-    def find_spec(self, *_: object) -> None:
-        """It finds no modules: `sys.path` does."""
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
+        """A module that lies in a distribution's folder; not through `sys.path`, which MkDocs puts back."""
+        del target
+        spec = None if path else PathFinder.find_spec(fullname, [str(_modules(folder)) for folder in folders()])
+        return spec if spec and spec.loader else None  # any folder without a loader is a namespace package
 
     def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterator[Checkout]:
         """Ours, and those in `plugins/`; one of them where the context names it."""
@@ -69,7 +74,9 @@ def folders() -> list[Path]:
 
 def make_visible() -> None:
     """From now on this process finds the checkout's distributions and modules before those that are installed."""
-    if any(isinstance(finder, CheckoutFinder) for finder in sys.meta_path):
-        return
-    sys.meta_path.insert(0, CheckoutFinder())
-    sys.path[:0] = [str(folder / "src" if (folder / "src").is_dir() else folder) for folder in folders()]
+    if not any(isinstance(finder, CheckoutFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, CheckoutFinder())
+
+
+def _modules(folder: Path) -> Path:
+    return folder / "src" if (folder / "src").is_dir() else folder

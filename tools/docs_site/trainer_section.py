@@ -7,11 +7,11 @@ import typing
 
 from docs_site.features import Feature, default_of, features
 from docs_site.markdown import code, table
-from trustformers_pl.assembly import OWN_SHARDING, QUIET_DEFAULTS
 from trustformers_pl.plan import FILLED_BY_HOOKS
 from trustformers_pl.plugins import trainer_argument_owners
 from trustformers_pl.recipe.values import describe
 from trustformers_pl.trainer_arguments import TrainerArguments
+from trustformers_pl.trainer_part import OWN_SHARDING, QUIET_DEFAULTS
 
 OURS = {**QUIET_DEFAULTS, **OWN_SHARDING, "default_root_dir": "runs/<the recipe's name>"}
 
