@@ -1,103 +1,121 @@
-"""What README and docs show is run: every recipe, every Python block, every command."""
+"""What README and docs show is followed, page by page and from top to bottom, in a folder of its own.
+
+A block whose first line is a comment with a file's name is that file. Other Python and bash blocks are run, outputs in
+console blocks are compared, and every recipe or piece of one trains a few steps.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
-import subprocess
 import sys
+import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from shown import BLOCK, PAGES, ROOT, blocks
+from following import ELSEWHERE, bash, put_the_command_in, python, same_output, sessions, to_be_run, words
+from shown import AT_THE_ROOT, PAGES, ROOT, Block, blocks, blocks_of, first_recipe
 
 from trustformers_pl.factory import assemble
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-SMALL = [
-    "--model.init_args.d_model=32",
-    "--model.init_args.n_layers=1",
-    "--trainer.max_steps=4",
-    "--trainer.val_check_interval=2",
-    "--trainer.limit_val_batches=2",
-]
+SMALL_MODEL = {"model.init_args.d_model": "32", "model.init_args.n_layers": "1"}
+FEW_STEPS = {"trainer.max_steps": "4", "trainer.val_check_interval": "2", "trainer.limit_val_batches": "2"}
+# The README's commands train the main job, which takes minutes; all other pages show what takes seconds.
+MAIN_JOB = {**SMALL_MODEL, **FEW_STEPS, "samples.max_new_tokens": "5"}
+SHORTENED = {f"TFPL_{key.replace('.', '__').upper()}": value for key, value in MAIN_JOB.items()}
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+def followed() -> list[Path]:
+    return [page for page in PAGES if blocks_of(page)]
+
+
+@pytest.fixture(params=followed(), ids=lambda page: str(page.relative_to(ROOT)))
+def page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page, with the current folder as its reader has it: a clone's examples, the command, and `recipe.yaml`."""
+    shutil.copytree(ROOT / "examples", "examples")
+    put_the_command_in(Path.cwd())
+    Path("recipe.yaml").write_text(first_recipe(), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    path: Path = request.param
+    yield path
+    for block in blocks_of(path):
+        sys.modules.pop(block.name.removesuffix(".py"), None)
+
+
+def test_a_page_does_what_it_says(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.name:
+            Path(block.name).write_text(block.text, encoding="utf-8")
+        if block.name == "pyproject.toml":
+            pretend_to_install(block)
+        follow(block)
+
+
+def follow(block: Block) -> None:
+    if block.language == "yaml":
+        train(block)
+    elif block.name.startswith("test_"):
+        # Beside each of our own features, whose number grows, is what the pair test is for.
+        command = f'"{sys.executable}" -m pytest -q {block.name} -k "not beside"'
+        done = bash(command, PYTHONPATH=os.pathsep.join(sys.path))
+        assert done.returncode == 0, done.stdout
+    elif block.language == "python" and not block.name:
+        python(block)
+    elif block.language == "bash":
+        done = bash(to_be_run(block.text), **(SHORTENED if block.page == "README.md" else {}))
+        assert done.returncode == 0, done.stdout
+    elif block.language == "console":
+        for command, shown in sessions(block.text):
+            printed = bash(command).stdout
+            assert same_output(shown, printed), printed
+
+
+def train(block: Block) -> None:
+    """A whole recipe as it is, a piece of one laid over `recipe.yaml`; both with a small model and for few steps."""
+    Path("shown.yaml").write_text(("extends: recipe.yaml\n" if block.is_piece else "") + block.text, encoding="utf-8")
+    is_gpt = block.is_piece or "extends:" in block.text or "GPT" in block.text
+    values = {**FEW_STEPS, **(SMALL_MODEL if is_gpt else {}), "trainer.log_every_n_steps": "1"}
+    folder = f"trainer.default_root_dir=runs/shown-{len(list(Path('runs').glob('shown-*')))}"
+    training = assemble("shown.yaml", [folder, *(f"{key}={value}" for key, value in values.items())])
+    training.fit()
+    assert training.trainer.global_step == 4
+    silent = [name for name, evidence in training.probe().items() if evidence is None]
+    assert not silent, f"features without effect: {silent}"
+
+
+def pretend_to_install(pyproject: Block) -> None:
+    """The current folder becomes an installed distribution: its metadata beside its modules."""
+    project = tomllib.loads(pyproject.text)["project"]
+    info = Path(f"{project['name']}-{project['version']}.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = {g: "\n".join(f"{k} = {v}" for k, v in points.items()) for g, points in project["entry-points"].items()}
+    (info / "entry_points.txt").write_text("\n".join(f"[{group}]\n{points}" for group, points in groups.items()))
 
 
 def test_only_languages_that_are_tested_are_shown() -> None:
-    shown = {match[1] for page in PAGES for match in BLOCK.finditer(page.read_text(encoding="utf-8"))}
-    assert shown <= {"bash", "yaml", "python", "toml"}
+    shown = {block.language for page in PAGES for block in blocks_of(page)}
+    assert shown <= {"bash", "console", "yaml", "python", "toml"}
 
 
-@pytest.mark.parametrize(("page", "recipe"), blocks("yaml"))
-def test_recipes_train(page: str, recipe: str) -> None:
-    Path("recipe.yaml").write_text(recipe, encoding="utf-8")
-    training = assemble("recipe.yaml", SMALL)
-    training.fit()
-    assert training.trainer.global_step == 4
+def test_every_command_is_run_here_or_in_a_clone() -> None:
+    parts = [
+        part for block in blocks("bash") for line in block.text.splitlines() for part in re.split(r"&&|\|\|", line)
+    ]
+    kinds = {Path(words(part)[0]).name for part in parts if words(part)}
+    assert {kind for kind in kinds if "=" not in kind} <= {*ELSEWHERE, "trustformers-pl", "timeout", "cmp", "echo"}
 
 
-@pytest.mark.parametrize(("page", "code"), [block for block in blocks("python") if "ShrinkPlugin" not in block[1]])
-def test_python_runs(page: str, code: str) -> None:
-    recipe = next(recipe for _, recipe in blocks("yaml"))
-    Path("recipe.yaml").write_text(recipe, encoding="utf-8")
-    done = run(code)
-    assert done.returncode == 0, done.stderr
+def test_the_quickstart_kills_its_run() -> None:
+    """Were the time limit gone from the page, the comparison of bits would prove nothing."""
+    scripts = [block.text for block in blocks_of(ROOT / "docs" / "quickstart.md") if block.language == "bash"]
+    (killing,) = (script for script in scripts if "cmp" in script)
+    assert "timeout --signal=KILL" in killing
 
 
-def test_the_plugin_of_the_guide_takes_part(install: Callable[..., None]) -> None:
-    (source,) = (code for _, code in blocks("python") if "ShrinkPlugin" in code)
-    ((_, toml),) = blocks("toml")
-    import tomllib
-
-    (points,) = tomllib.loads(toml)["project"]["entry-points"].values()
-    install("shrink", source, trustformers_pl={name: value.partition(":")[2] for name, value in points.items()})
-    recipe = next(recipe for _, recipe in blocks("yaml"))
-    Path("recipe.yaml").write_text(recipe, encoding="utf-8")
-    training = assemble("recipe.yaml", [*SMALL, "shrink={strength: 0.1}", "--trainer.log_every_n_steps=1"])
-    training.fit()
-    assert "mean_square" in Path("runs/recipe/metrics.csv").read_text(encoding="utf-8").splitlines()[0]
-
-
-def commands() -> list[list[str]]:
-    lines = [line for _, block in blocks("bash") for line in block.splitlines() if line.strip()]
-    parts = [part.strip() for line in lines for part in line.split("&&")]
-    return [shlex.split(part, comments=True) for part in parts]
-
-
-def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    """Installing and testing are what `tests/docs/test_new_clone.py` does, in a clone."""
-    kinds = {Path(words[0]).name for words in commands()}
-    assert kinds <= {"trustformers-pl", "python3", "pip", "tox", "pytest"}
-
-
-def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "examples", "examples")
-    ours = [words for words in commands() if Path(words[0]).name == "trustformers-pl"]
-    assert [words[1] for words in ours] == ["fit", "generate", "validate", "explain", "plugins"]
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "a.txt").write_text("to be or not to be\n" * 4000)
-    values = [*SMALL, "--data.init_args.folder=text", "--samples.max_new_tokens=5"]
-    for _, *words in ours:
-        more = values if words[0] != "plugins" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "trustformers_pl.cli", *words, *more], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
-
-
-def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_links_of_pages_at_the_root_lead_somewhere() -> None:
+    """Those in `docs/` are checked by the strict build of the site."""
+    for page in AT_THE_ROOT:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,4 +1,4 @@
-"""README's two commands, as pasted, in a new clone with nothing installed."""
+"""README's two commands and the documentation's, as pasted, in a new clone with nothing installed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path / "clone"
 
 
-def pasted(section: str) -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"## {section}")[2]
+def pasted(section: str, page: str = "README.md") -> str:
+    text = (ROOT / page).read_text(encoding="utf-8").partition(f"## {section}")[2]
     found = re.search(r"^```bash\n(.*?)\n```", text, re.MULTILINE | re.DOTALL)
     assert found
     return found[1]
@@ -37,3 +37,12 @@ def test_the_test_command_passes(clone: Path) -> None:
     command = pasted("Run the tests") + " -- tests/recipe"
     done = subprocess.run(["bash", "-c", command], cwd=clone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_torch(clone: Path) -> None:
+    command = pasted("Documentation", "CONTRIBUTING.md")
+    done = subprocess.run(["bash", "-e", "-c", command], cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (clone / "site" / "reference" / "recipe" / "optim" / "index.html").exists()
+    assert not list((clone / ".venv").rglob("site-packages/torch"))

@@ -24,7 +24,7 @@ def matrix() -> str:
     rows = [_row(feature, names[:number]) for number, feature in enumerate(features()) if number]
     return (
         '<div class="pairs" markdown="0"><table>'
-        f'<thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>\n\n'
+        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>\n\n"
         f"{' · '.join(f'{sign} {meaning}' for sign, meaning in (TOGETHER, ONE_OF, REFUSED))}"
     )
 

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    options, rest = _parser(arguments).parse_known_args(arguments)
+    options, rest = command_parser(arguments).parse_known_args(arguments)
     unknown = [argument for argument in rest if not argument.startswith("--")]
     if unknown:
         raise RecipeError(f"{unknown[0]}: not understood; a value is set as --section.key=value, with no space")
@@ -70,7 +70,12 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def command_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command and its subcommands.
+
+    Args:
+        arguments: Those that will be parsed: of other packages' commands, only the ones named there are imported.
+    """
     parser = argparse.ArgumentParser(
         prog="trustformers-pl",
         description="Train transformers with features that work together, from one recipe.",
