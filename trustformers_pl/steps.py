@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # What a composable module's steps return and log under names of their own.
-OF_THE_LOSS = ("loss", "loss_sum", "count", "train_loss", "val_loss")
+OF_THE_LOSS = ("loss", "loss_sum", "count", "train_loss", "val_loss", "test_loss")
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_two_terms_of_one_name_in_a_stock_trainer(write: Any) -> None:
         stock().fit(module, data())
 
 
-@pytest.mark.parametrize("name", ["loss", "loss_sum", "count", "train_loss", "val_loss"])
+@pytest.mark.parametrize("name", ["loss", "loss_sum", "count", "train_loss", "val_loss", "test_loss"])
 def test_a_term_of_the_losss_own_name_is_refused(name: str) -> None:
     with pytest.raises(RefusedError, match=f"a loss term is named '{name}', as the module's own loss, loss_sum, count"):
         LossTerm(name, NAMES["bias"])
