@@ -73,7 +73,7 @@ class LossTerm:
     def __post_init__(self) -> None:
         if self.name in OF_THE_LOSS:
             raise RefusedError(
-                f"a loss term is named {self.name!r}, as the module's own {', '.join(OF_THE_LOSS)}; rename it"
+                f"loss term {self.name!r}: {', '.join(OF_THE_LOSS)} are names of the module's own; rename the term"
             )
         if not (self.count in (None, "loss", "weights") or callable(self.count)):
             raise PluginError(
