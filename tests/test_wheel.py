@@ -38,10 +38,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: tuple[Path, Path]) 
     with zipfile.ZipFile(built[1]) as wheel:
         names = set(wheel.namelist())
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"trustformers_pl"}
-    package = {str(path.relative_to(ROOT)) for path in (ROOT / "trustformers_pl").rglob("*.py")}
+    files = (path for path in (ROOT / "trustformers_pl").rglob("*") if path.is_file())
+    package = {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
     templates = {f"trustformers_pl/cli/templates/plugin/{name}" for name in template_files(IN_CHECKOUT)}
     inside = {name for name in names if name.startswith("trustformers_pl/")}
-    assert inside == package | templates | {"trustformers_pl/py.typed"}
+    assert "trustformers_pl/py.typed" in inside
+    assert inside == package | templates
 
 
 def test_the_sdist_holds_what_the_tests_need(built: tuple[Path, Path]) -> None:

@@ -16,7 +16,7 @@ checkout.make_visible()
 from mkdocs.exceptions import PluginError  # noqa: E402
 from mkdocs.structure.files import File  # noqa: E402
 
-from docs_site import api, commands, contract, features, guides, root_pages, strips, trainer_section  # noqa: E402
+from docs_site import api, commands, compatibility, contract, features, guides, root_pages, strips, trainer_section  # noqa: E402
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -37,6 +37,8 @@ TEXTS = {
     "module-strip": strips.module,
     "data-strip": strips.data,
     "gradient-strip": strips.gradient,
+    "compatibility": compatibility.matrix,
+    "refused-pairs": compatibility.exceptions,
 }
 
 

@@ -43,6 +43,10 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", action="store_true", help="also build the module, on no memory, and show its class")
 
 
+def _plugins(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--with", dest="features", metavar="A,B", help="say whether these features can live in one run")
+
+
 def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default="", help="the text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=300, help="how many tokens to generate (300)")
@@ -60,4 +64,5 @@ MORE: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "predict": _predict,
     "explain": _explain,
     "generate": _generate,
+    "plugins": _plugins,
 }

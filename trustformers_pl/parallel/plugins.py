@@ -58,4 +58,5 @@ class DDPPlugin(Plugin):
     @hookimpl
     def probe(self, run: Run) -> str | None:
         """The mesh that the run was on."""
-        return f"{run.trainer.strategy.data_ranks} data ranks" if run.trainer.global_step else None  # type: ignore[attr-defined]
+        ranks = getattr(run.trainer.strategy, "data_ranks", None)
+        return f"{ranks} data ranks" if ranks and run.trainer.global_step else None

@@ -31,7 +31,6 @@ KILLED_AFTER = 5
 """Steps: in the second epoch, after a validation, between two checkpoints."""
 
 
-@pytest.mark.usefixtures("_as_before")
 class Conformance:
     """Nine checks of one plugin; pytest runs them in every subclass whose name starts with `Test`.
 

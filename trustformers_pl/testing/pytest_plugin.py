@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PAIR = "test_beside_another_feature["
 
@@ -38,15 +33,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             f"{len(seconds)} pairs in {total:.1f} s: median {median:.2f} s, slowest {slowest:.2f} s "
             f"({name.rpartition('::')[0].rpartition('::')[2]} beside {name.partition(PAIR)[2].rstrip(']')})"
         )
-
-
-@pytest.fixture
-def _as_before() -> Iterator[None]:
-    """A run on a mesh leaves its process group and ranks in the environment, which a later one would believe."""
-    environment = dict(os.environ)
-    yield
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(environment)

@@ -6,6 +6,8 @@ import csv
 import hashlib
 import os
 import signal
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from trustformers_pl.factory import assemble
 from trustformers_pl.gathering import map_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lightning import LightningModule, Trainer
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from trustformers_pl.run import Resume, Run
 
 Fingerprint = dict[str, str]
+THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,13 @@ class Trial:
         state: Fingerprints of all weights (`weights.NAME`), whole also where they were sharded, and of the optimizers'
             state (`optimizer.PLACE`).
         logged: Of each column of `metrics.csv`, where there is one.
+        evidence: What each feature's `probe` says.
     """
 
     run: Run
     state: Fingerprint
     logged: Fingerprint
-
-    @property
-    def evidence(self) -> dict[str, str | None]:
-        """What each feature's `probe` says."""
-        return self.run.probe()
+    evidence: dict[str, str | None]
 
 
 class Die(Callback):
@@ -99,7 +99,7 @@ def train(
     also: Sequence[Callback] = (),
     measured: Collection[str] = (),
 ) -> Trial:
-    """Assemble a recipe, train it, and take its fingerprints.
+    """Assemble a recipe, train it, and take its fingerprints; a process group that it makes is closed again.
 
     Args:
         sections: The recipe.
@@ -110,8 +110,41 @@ def train(
     """
     run = assemble({**sections, "trainer": {**sections["trainer"], "default_root_dir": str(folder)}})
     run.trainer.callbacks[:0] = also  # type: ignore[attr-defined]
-    run.fit(resume)
-    return Trial(run, {**weights(run.module), **_optimizers(run.trainer)}, _logged(run.folder, measured))
+    with _on_one_thread(), _process_group_of_its_own():
+        run.fit(resume)
+        state = {**weights(run.module), **_optimizers(run.trainer)}
+        return Trial(run, state, _logged(run.folder, measured), run.probe())
+
+
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    """As the ranks are: another number of threads adds up in another order."""
+    variable, threads = os.environ.get(THREADS), torch.get_num_threads()
+    os.environ[THREADS] = "1"
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if variable is None:
+            os.environ.pop(THREADS, None)
+        else:
+            os.environ[THREADS] = variable
+
+
+@contextmanager
+def _process_group_of_its_own() -> Iterator[None]:
+    """Close the group that a run leaves for the next one, and take back what it wrote into the environment."""
+    before, hook = dict(os.environ), sys.excepthook
+    there = torch.distributed.is_initialized()
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized() and not there:
+            torch.distributed.destroy_process_group()
+            sys.excepthook = hook  # torch's own, which names the rank
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def weights(module: LightningModule) -> Fingerprint:
