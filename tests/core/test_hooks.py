@@ -35,14 +35,11 @@ SHORT = """
 """
 
 
-def test_every_hook_has_a_docstring_and_a_line_in_the_guide() -> None:
-    guide = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+def test_every_hook_has_a_docstring() -> None:
+    """From which the site makes the reference of hooks."""
     hooks = {name: spec for name, spec in vars(HookSpecs).items() if not name.startswith("_")}
     assert len(hooks) >= 18
-    for name, spec in hooks.items():
-        arguments = ", ".join(spec.__code__.co_varnames[1 : spec.__code__.co_argcount])
-        assert spec.__doc__, name
-        assert f"`{name}({arguments})`" in guide
+    assert all(spec.__doc__ for spec in hooks.values())
 
 
 def test_a_short_form_is_expanded_under_what_is_written(install: Any, write: Any) -> None:

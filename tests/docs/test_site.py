@@ -93,7 +93,7 @@ def test_what_leads_nowhere_breaks_the_build(checkout: Path, tmp_path: Path) -> 
     done = build(checkout, tmp_path / "site")
     assert done.returncode != 0
     assert all(name in done.stderr for name in ("nowhere.md", "#not-here", "trustformers_pl.Nothing"))
-    assert "Aborted with 3 warnings in strict mode" in done.stderr
+    assert "Aborted with 3 warnings in strict mode" in done.stdout + done.stderr
 
 
 def test_a_generated_text_that_does_not_exist_is_refused(checkout: Path, tmp_path: Path) -> None:

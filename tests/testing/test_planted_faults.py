@@ -102,20 +102,18 @@ FAULTS: dict[str, tuple[dict[str, str], set[str]]] = {
     "sound": ({}, set()),
     "no docstring": ({"summary": ""}, {"its_name_entry_point_and_section_agree"}),
     "imports torch": ({"before": "import torch"}, {"importing_it_takes_and_does_nothing"}),
-    "imports an optional library": ({"before": "import optuna_or_whatever"}, {"importing_it_takes_and_does_nothing"}),
+    "imports an optional library": ({"before": "import numpy"}, {"importing_it_takes_and_does_nothing"}),
     "writes when imported": (
         {"before": "open('/tmp/trustformers-pl-planted-fault', 'w').close()"},
         {"importing_it_takes_and_does_nothing"},
     ),
     "undocumented key": ({"field": "other: int = 3"}, {"its_keys_are_typed_documented_and_survive_a_round_trip"}),
     "key of no type": (
-        {"field": "other: complex = 0j\n            'Imaginary.'"},
+        {"field": "other: range | None = None\n            'Of no type that YAML has.'"},
         {"its_keys_are_typed_documented_and_survive_a_round_trip"},
     ),
     "traits that change": (
-        {
-            "traits": "global COUNT; COUNT += 1\n            if COUNT % 2: return Traits(provides=frozenset({'own:word'}))"
-        },
+        {"traits": "global COUNT; COUNT += 1; return Traits(provides=frozenset({f'own:word{COUNT}'}))"},
         {"its_hooks_and_traits_are_of_the_contract"},
     ),
     "traits with an effect": (

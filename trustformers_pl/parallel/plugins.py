@@ -58,5 +58,5 @@ class DDPPlugin(Plugin):
     @hookimpl
     def probe(self, run: Run) -> str | None:
         """The mesh that the run was on."""
-        ranks = getattr(run.trainer.strategy, "data_ranks", None)
-        return f"{ranks} data ranks" if ranks and run.trainer.global_step else None
+        ranks = getattr(run.trainer.strategy, "data_ranks", None) if run.trainer.global_step else None
+        return f"{ranks} data ranks" if ranks else None
