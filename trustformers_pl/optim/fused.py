@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def fuse(optimizer: Optimizer, takes: Callable[[Tensor], bool] = lambda parameter: True) -> None:
+def fuse(optimizer: Optimizer, takes: Callable[[Tensor], bool] = lambda _: True) -> None:
     """Have an optimizer of torch's take its fused kernel where all its parameters allow it.
 
     Args:
