@@ -18,6 +18,9 @@ from trustformers_pl.optim import SGD, GradualUnfreezing, decay_groups, freeze, 
 
 if TYPE_CHECKING:
     from trustformers_pl.run import Run
+from trustformers_pl.testing import Ranks
+from trustformers_pl.testing.on_ranks import train_on_rank
+from trustformers_pl.testing.trial import digest
 
 RECIPE: dict[str, Any] = {
     "model": {
@@ -230,3 +233,29 @@ def test_in_a_stock_trainer() -> None:
     changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"first.bias", "last.weight", "last.bias"}
     assert unfreezing.held == 2 * 8
+
+
+def test_two_ranks_freeze_the_same_before_they_are_wrapped(tmp_path: Path) -> None:
+    """DDP would wait for the gradients of parameters that are frozen after it has looked."""
+    sections = {
+        **RECIPE,
+        "trainer": {**RECIPE["trainer"], "devices": 2},
+        "ddp": {},
+        "optimizer": {"name": "lamb", "lr": 0.01, "freeze": ["embedding.*"], "layer_decay": 0.9},
+    }
+    start = assemble(sections).module.state_dict()
+    one, other = Ranks().run(2, train_on_rank, sections, str(tmp_path / "ranks"))
+    assert one.state == other.state
+    same = {name for name, value in start.items() if one.state[f"weights.{name}"] == digest(value)}
+    assert same == {"embedding.weight"}
+
+
+def test_a_part_that_grows_need_not_fit_the_patterns_of_the_whole() -> None:
+    """It comes in a bare `nn.Module`, under its full name: what fits it holds, what does not is no mistake."""
+    alone = nn.Module()
+    alone.add_module("blocks", nn.Module())
+    alone.blocks.add_module("2", nn.Linear(2, 2))
+    overrides = [{"match": "embedding.*", "lr": 0.1}, {"match": "blocks.2.*", "lr": 0.2}]
+    assert set(settings(parameter_groups(alone, lr=1.0, weight_decay=0.0, overrides=overrides), "lr").values()) == {0.2}
+    freeze(alone, ["embedding.*"])
+    assert all(parameter.requires_grad for parameter in alone.parameters())

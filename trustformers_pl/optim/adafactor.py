@@ -69,20 +69,21 @@ class Adafactor(WideStateOptimizer):
     def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Algorithm 4 (matrices) or 5 (vectors), lines 3 to 10, for one parameter."""
         state["step"] = state.get("step", 0) + 1
-        weight = parameter.to(gradient.dtype)
         rate = min(group["lr"], state["step"] ** -0.5) if group["relative_step"] else group["lr"]
-        change = gradient * inverse_root(gradient, state, group)
-        change = change / (rms(change) / group["clip"]).clamp(min=1)
+        change = scaled(gradient, state, group)
+        factor = rate / (rms(change) / group["clip"]).clamp(min=1)
         if group["scale_parameter"]:
-            change = change * rms(weight).clamp(min=group["eps"][1])
+            factor = factor * rms(parameter.to(gradient.dtype)).clamp(min=group["eps"][1])
         if group["beta1"]:
             average = state.setdefault("exp_avg", torch.zeros_like(change))
-            change = average.lerp_(change, 1 - group["beta1"])
-        parameter.sub_(weight * (group["lr"] * group["weight_decay"]) + change * rate)
+            change, factor = average.lerp_(change * factor, 1 - group["beta1"]), torch.ones_like(factor)
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.addcmul_(change, factor, value=-1)
 
 
-def inverse_root(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """The moments one step further, and `1 / sqrt(V)` of the estimate that they make.
+def scaled(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    """The moments one step further, and the gradient over the root of the estimate that they make.
 
     Args:
         gradient: (*, n, m), (n,) or a scalar.
@@ -92,22 +93,21 @@ def inverse_root(gradient: Tensor, state: dict[str, Any], group: dict[str, Any])
     Returns:
         As the gradient.
     """
-    new = state["step"] ** group["beta2_decay"]
+    new, eps = state["step"] ** group["beta2_decay"], group["eps"][0]
     most = torch.finfo(gradient.dtype).max / max(1, gradient.numel())
-    squares = gradient.square().clamp_(max=most).add_(group["eps"][0])
+    squares = gradient.square()
     if gradient.ndim < 2:
-        return moved(state, "square", squares, new).rsqrt()
-    row = moved(state, "row", squares.mean(dim=-1, keepdim=True), new)
-    column = moved(state, "column", squares.mean(dim=-2, keepdim=True), new)
-    # Root by root: R C could leave the range of float32. Where rows and columns without gradients cross, V does.
-    root = row.rsqrt() * row.mean(dim=-2, keepdim=True).sqrt()
-    inverse: Tensor = (root * column.rsqrt()).clamp_(max=torch.finfo(root.dtype).max)
-    return inverse
+        return gradient * _moved(state, "square", squares.clamp_(max=most).add_(eps), new).rsqrt()
+    row = _moved(state, "row", _settled(squares.mean(dim=-1, keepdim=True)).clamp(max=most).add_(eps), new)
+    column = _moved(state, "column", _settled(squares.mean(dim=-2, keepdim=True)).clamp(max=most).add_(eps), new)
+    # Root by root: the product R C could leave the range of float32.
+    root = row.mean(dim=-2, keepdim=True).sqrt() * row.rsqrt()
+    result: Tensor = (gradient * root).mul_(column.rsqrt())
+    return result
 
 
-def moved(state: dict[str, Any], name: str, value: Tensor, new: float) -> Tensor:
+def _moved(state: dict[str, Any], name: str, value: Tensor, new: float) -> Tensor:
     """The moving average `name`, moved towards `value` by the share `new`; started from zero."""
-    value = _settled(value)
     average: Tensor = state.setdefault(name, torch.zeros_like(value))
     return average.lerp_(value, new)
 
@@ -118,7 +118,7 @@ def rms(tensor: Tensor) -> Tensor:
 
 
 def _settled(value: Tensor) -> Tensor:
-    """A DTensor whose means over ranks are taken: state cannot wait for them."""
+    """A mean over ranks is taken now: neither state nor what is not linear can wait for it."""
     if not isinstance(value, DTensor):
         return value
     placements = [Replicate() if placement.is_partial() else placement for placement in value.placements]
