@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from shown import BASE
 
 from trustformers_pl.cli.main import main
 
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent))
-
-BASE = """\
-version: 1
-model:
-  class_path: tiny.Composable
-data:
-  class_path: tiny.Data
-trainer:
-  max_steps: 6
-  accelerator: cpu
-optimizer: {name: adamw}
-"""
 
 
 @pytest.fixture(autouse=True)

@@ -43,6 +43,20 @@ def blocks_of(page: Path) -> list[Block]:
     return [Block(str(page.relative_to(ROOT)), language, text) for language, text in found]
 
 
+# The smallest run; what the fixture `write` writes.
+BASE = """\
+version: 1
+model:
+  class_path: tiny.Composable
+data:
+  class_path: tiny.Data
+trainer:
+  max_steps: 6
+  accelerator: cpu
+optimizer: {name: adamw}
+"""
+
+
 def blocks(language: str) -> list[Block]:
     """All blocks of code in a language."""
     return [block for page in PAGES for block in blocks_of(page) if block.language == language]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import reduce
 from operator import mul
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,8 @@ class DecomposedLoss:
         for term in self.loss_terms:
             found[term.name] = Contribution(*term.compute(self, outputs, batch), term.weight, term.count)
         if len(found) <= len(self.loss_terms):
-            names = ", ".join(term.name for term in self.loss_terms)
-            raise RefusedError(f"loss terms {names}: two have one name; give each its own")
+            (name, number), *_ = Counter(term.name for term in self.loss_terms).most_common()
+            raise RefusedError(f"loss term {name!r}: {number} terms have this name; give each its own")
         return found
 
     def weigh(self, contributions: Minimised) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # What a composable module's steps return and log under names of their own.
-OF_THE_LOSS = ("loss", "loss_sum", "count", "train_loss", "val_loss")
+OF_THE_LOSS = ("loss", "loss_sum", "count", "train_loss", "val_loss", "test_loss")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class LossTerm:
     def __post_init__(self) -> None:
         if self.name in OF_THE_LOSS:
             raise RefusedError(
-                f"a loss term is named {self.name!r}, as the module's own {', '.join(OF_THE_LOSS)}; rename it"
+                f"loss term {self.name!r}: {', '.join(OF_THE_LOSS)} are names of the module's own; rename the term"
             )
         if not (self.count in (None, "loss", "weights") or callable(self.count)):
             raise PluginError(

@@ -1,8 +1,7 @@
-"""Loss terms that would be wrong, or cannot be told apart: refused before the first step."""
+"""Loss terms whose mean over an accumulation window could not be found: refused before the first step."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.compose import user_class
@@ -10,8 +9,6 @@ from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
     from trustformers_pl.steps import Counted
-
-OUTPUTS = ("loss", "loss_sum", "count")  # of a composable module's training step, beside the terms' means
 
 
 def not_counted(name: str, counted: Counted | None) -> str:
@@ -29,7 +26,7 @@ def not_counted(name: str, counted: Counted | None) -> str:
 
 
 def refuse_terms(module: Any, micro_batches: int) -> None:
-    """Refuse loss terms whose mean over an optimizer step could not be found, or whose names are taken.
+    """Refuse loss terms whose mean over an optimizer step could not be found.
 
     Args:
         module: Any module; those without loss terms pass.
@@ -38,16 +35,7 @@ def refuse_terms(module: Any, micro_batches: int) -> None:
     Raises:
         RefusedError: One line for each term.
     """
-    names = Counter(term.name for term in getattr(module, "loss_terms", ()))
-    lines = [
-        f"loss term {name!r}: {f'{number} terms have' if number > 1 else 'the training step itself has'} this name; "
-        "give each its own"
-        for name, number in names.items()
-        if number > 1 or name in OUTPUTS
-    ]
-    if micro_batches > 1:
-        lines += _of_counts(module)
-    if lines:
+    if micro_batches > 1 and (lines := _of_counts(module)):
         raise RefusedError("\n".join(lines))
 
 

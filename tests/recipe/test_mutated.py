@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import BASE
 from mutations import Case, mutated
-from shown import recipes
+from shown import BASE, recipes
 
 from trustformers_pl.plan import make_plan
 from trustformers_pl.recipe import Recipe

@@ -172,10 +172,14 @@ def test_values_that_cannot_be_meant(write: Write, text: str, said: str) -> None
     assert said in line
 
 
-def test_a_null_byte_in_a_path(write: Write) -> None:
-    for path in ("a\0b.yaml", write('extends: "a\\0b"\n')):
-        with pytest.raises(RecipeError, match=r"a\\x00b.*: embedded null byte; give the path of a recipe file"):
-            read(path)
+def test_paths_that_lead_nowhere(write: Write) -> None:
+    with pytest.raises(RecipeError, match=r"a\\x00b\.yaml: embedded null byte; give the path of a recipe file"):
+        read("a\0b.yaml")
+    for parent, shown in (("nowhere.yaml", "nowhere.yaml"), ("'a b.c'", "a b.c"), ('"a\\0b"', r"a\x00b"), (".", ".")):
+        with pytest.raises(RecipeError) as caught:
+            read(write(f"seed: 1\nextends: {parent}\n"))
+        said = f"recipe.yaml:2: extends: {shown}: no such file; paths are relative to recipe.yaml"
+        assert str(caught.value) == said
 
 
 def test_missing_unreadable_and_foreign_files(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def matrix() -> str:
     head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in names[:-1])
     rows = [_row(feature, names[:number]) for number, feature in enumerate(features()) if number]
     return (
-        '<div class="pairs" markdown="0"><table>'
+        '<div class="pairs" markdown="0"><table class="matrix">'
         f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>\n\n"
         f"{' · '.join(f'{sign} {meaning}' for sign, meaning in (TOGETHER, ONE_OF, REFUSED))}"
     )
@@ -59,4 +59,4 @@ def exceptions() -> str:
         for one, other in pairs
         if _kind(one, other) == REFUSED
     ]
-    return table(["Features", "Refused, because"], rows) if rows else "No two features of those are refused."
+    return table(["Features", "Refused, because"], rows) if rows else "No two of these features are refused."

@@ -30,6 +30,9 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> Section:
     own = read_file(path)
     merged = Section(own.place)
     for parent in _parents(own):
+        if not (path.parent / parent).is_file():
+            place = own.entries["extends"].place
+            raise RecipeError(f"{place}: extends: {on_one_line(parent)}: no such file; paths are relative to {path}")
         merged = merge(merged, read_layers(path.parent / parent, (*seen, resolved)))
     own.entries.pop("extends", None)
     return merge(merged, own)

@@ -7,7 +7,13 @@ import math
 import pickle
 from typing import TYPE_CHECKING, ClassVar
 
-import pytest
+from trustformers_pl.errors import PluginError
+
+try:
+    import jsonschema  # noqa: F401
+    import pytest
+except ImportError as error:
+    raise PluginError(f"the conformance kit needs {error.name}; pip install 'trustformers-pl[testing]'") from error
 
 from trustformers_pl.compose import user_class
 from trustformers_pl.plugins import discover

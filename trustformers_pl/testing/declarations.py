@@ -11,11 +11,14 @@ import typing
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from jsonschema import Draft202012Validator
+
 from trustformers_pl.plan import make_plan
 from trustformers_pl.plugins import Plugin, hook_caller
 from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.docstrings import field_docstrings
 from trustformers_pl.recipe.places import flatten
+from trustformers_pl.recipe.schema import recipe_schema
 from trustformers_pl.recipe.values import is_supported
 from trustformers_pl.recipe.writing import as_yaml
 from trustformers_pl.refusals import refusals
@@ -61,10 +64,21 @@ def check_config(subject: Subject, folder: Path) -> None:
     values, again = (_values(p) for p in (plan, read_again))
     assert values == again, f"written as YAML and read again, the recipe of {subject.name} differs"
     assert _config(plan, subject) == _config(read_again, subject)
+    _check_schema(subject)
     keys = {field.name for field in dataclasses.fields(cls)}
     section = subject.name.partition(".")[0]
     shown = {key.split(".")[1] for key in values if key.startswith(f"{section}.")}
     assert keys <= shown, f"`explain` does not show {', '.join(sorted(keys - shown))} of {subject.name}"
+
+
+def _check_schema(subject: Subject) -> None:
+    """The schema that editors use takes the section, and refuses a key that it does not have."""
+    section = subject.name.partition(".")[0]
+    schema = Draft202012Validator(recipe_schema(only=[section]))
+    wrong = [error.message for error in schema.iter_errors(subject.section)]
+    assert not wrong, f"the schema refuses the section of {subject.name}: {wrong[0]}"
+    typo = {section: {**subject.section[section], "no_such_key_of_any_plugin": 1}}
+    assert not schema.is_valid(typo), f"the schema takes any key in the section {section}"
 
 
 def _check_fields(cls: type, name: str) -> None:

@@ -71,13 +71,15 @@ def test_two_terms_of_one_name_in_a_stock_trainer(write: Any) -> None:
     write()
     module = as_started(Typed())
     module.loss_terms = (LossTerm("squares", NAMES["squares"]), LossTerm("squares", NAMES["bias"]))
-    with pytest.raises(RefusedError, match=r"^loss terms squares, squares: two have one name; give each its own$"):
+    with pytest.raises(RefusedError, match=r"^loss term 'squares': 2 terms have this name; give each its own$"):
         stock().fit(module, data())
 
 
-@pytest.mark.parametrize("name", ["loss", "loss_sum", "count", "train_loss", "val_loss"])
+@pytest.mark.parametrize("name", ["loss", "loss_sum", "count", "train_loss", "val_loss", "test_loss"])
 def test_a_term_of_the_losss_own_name_is_refused(name: str) -> None:
-    with pytest.raises(RefusedError, match=f"a loss term is named '{name}', as the module's own loss, loss_sum, count"):
+    with pytest.raises(
+        RefusedError, match=f"loss term '{name}': loss, loss_sum, count, .* are names of the module's own; rena"
+    ):
         LossTerm(name, NAMES["bias"])
 
 
