@@ -17,6 +17,8 @@ from trustformers_pl.models import GPT
 from trustformers_pl.optim import SGD, GradualUnfreezing, decay_groups, freeze, parameter_groups
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trustformers_pl.run import Run
 from trustformers_pl.testing import Ranks
 from trustformers_pl.testing.on_ranks import train_on_rank

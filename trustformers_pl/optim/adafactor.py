@@ -109,7 +109,8 @@ def scaled(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Te
 def _moved(state: dict[str, Any], name: str, value: Tensor, new: float) -> Tensor:
     """The moving average `name`, moved towards `value` by the share `new`; started from zero."""
     average: Tensor = state.setdefault(name, torch.zeros_like(value))
-    return average.lerp_(value, new)
+    average.lerp_(value, new)
+    return average
 
 
 def rms(tensor: Tensor) -> Tensor:
