@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,7 +116,7 @@ def _moved(state: dict[str, Any], name: str, value: Tensor, new: float) -> Tenso
 
 def rms(tensor: Tensor) -> Tensor:
     """Root mean square of a tensor, (*), or of a DTensor's whole: a plain scalar."""
-    return norm(tensor) / max(1, tensor.numel()) ** 0.5
+    return norm(tensor) / math.sqrt(max(1, tensor.numel()))
 
 
 def _settled(value: Tensor) -> Tensor:
