@@ -72,12 +72,18 @@ def examples() -> list[Path]:
     return sorted((ROOT / "examples").rglob("*.yaml"))
 
 
+def _movable(example: Path) -> str:
+    """An example's text, in which what it extends is found from any folder."""
+    text = example.read_text(encoding="utf-8")
+    return re.sub(r"^extends: (\S+)$", lambda found: f"extends: {example.parent / found[1]}", text, flags=re.MULTILINE)
+
+
 def recipes() -> dict[str, str]:
     """Name -> text of each recipe that is shown, alone in its file; a piece of one is laid over the README's first.
 
     Pages that write a `pyproject.toml` are left out: their sections are those of a plugin that is not installed.
     """
-    found = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in examples()}
+    found = {str(path.relative_to(ROOT)): _movable(path) for path in examples()}
     strange = {block.page for block in blocks("toml") if block.name == "pyproject.toml"}
     alone = [block for block in blocks("yaml") if "extends:" not in block.text and block.page not in strange]
     return found | {f"{block.page} {number}": _whole(block) for number, block in enumerate(alone, 1)}

@@ -28,11 +28,18 @@ def sections(text: str) -> dict[str, object]:
     return plain(read_file(Path("read.yaml")))
 
 
+SLOTS = ("optimizer", "schedule")
+
+
 def blocks(text: str) -> dict[str, str]:
-    """Name -> the sections that are commented out, without the first `# ` of each line."""
+    """Name, as of its entry point -> the sections that are commented out, without the first `# ` of each line."""
     taken_out = [block for block in text.split("\n\n") if block.startswith("# # ")]
     bare = ["\n".join(line[2:] for line in block.splitlines()) for block in taken_out]
-    return {next(line for line in block.splitlines() if not line.startswith("#")).rstrip(":"): block for block in bare}
+    return {
+        f"{section}.{values['name']}" if section in SLOTS else section: block
+        for block in bare
+        for section, values in yaml.safe_load(block).items()
+    }
 
 
 def test_it_is_the_main_job_and_trains_as_written(command: Command) -> None:
@@ -57,12 +64,8 @@ def test_every_installed_section_is_in_it_and_the_schema_takes_it() -> None:
     validator = Draft202012Validator(recipe_schema())
     assert not list(validator.iter_errors(sections(text)))
     names = {f"{section}: {name}" for section, name in ((n.partition(".")[0], n.partition(".")[2]) for n in discover())}
-    active = {
-        f"{s}: {v['name'] if s in ('optimizer', 'schedule') else ''}"
-        for s, v in yaml.safe_load(text).items()
-        if isinstance(v, dict)
-    }
-    others = {f"{name}: {yaml.safe_load(block)[name].get('name', '')}" for name, block in blocks(text).items()}
+    active = {f"{s}: {v['name'] if s in SLOTS else ''}" for s, v in yaml.safe_load(text).items() if isinstance(v, dict)}
+    others = {f"{name.partition('.')[0]}: {name.partition('.')[2]}" for name in blocks(text)}
     assert names <= active | others
     assert max(map(len, text.splitlines())) <= 120
 
@@ -110,7 +113,7 @@ def test_each_section_that_is_commented_out_can_be_uncommented(install: Callable
     for name, block in blocks(text).items():
         alone = sections(block)
         Path("one.yaml").write_text(block)
-        assert set(alone) == {name}
+        assert set(alone) == {name.partition(".")[0]}
         assert validator.is_valid(alone) == (name != "needy")
         if name != "needy":
             make_plan(Recipe.read("one.yaml", (), {}))

@@ -86,7 +86,8 @@ def test_every_recipe_that_is_shown_is_accepted(name: str, validator: Draft20201
     assert not list(validator.iter_errors(read_by_schema("shown.yaml")))
 
 
-@pytest.mark.parametrize("name", recipes())
+# What a recipe lacks that extends another, only the reader knows.
+@pytest.mark.parametrize("name", [name for name, text in recipes().items() if "\nextends:" not in text])
 def test_it_refuses_what_the_reader_refuses_and_nothing_else(
     name: str, validator: Draft202012Validator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +118,8 @@ def test_a_recipe_that_extends_another_needs_nothing_itself(write: Write, valida
 
 def test_it_says_what_the_docstrings_say() -> None:
     properties = recipe_schema()["properties"]
-    adamw = properties["optimizer"]["oneOf"][0]["properties"]
+    choices = properties["optimizer"]["oneOf"]
+    (adamw,) = (choice["properties"] for choice in choices if choice.get("title") == "adamw")
     # Source: the Config of AdamWPlugin, as written there.
     assert adamw["lr"]["description"].startswith("Peak learning rate; the schedule multiplies it.")
     assert (adamw["lr"]["default"], adamw["betas"]["default"]) == (1e-3, [0.9, 0.999])

@@ -1,0 +1,55 @@
+"""SGD: torch's, on its fused kernel where the parameters allow it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from trustformers_pl.optim.fused import fuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim.optimizer import ParamsT
+
+
+class SGD(torch.optim.SGD):
+    r"""Stochastic gradient descent with momentum (Sutskever et al. 2013, "On the importance of initialization").
+
+    The update is torch's own: `g += weight_decay * w`, `b = momentum * b + (1 - dampening) * g` (at the first step
+    `b = g`), then `w -= lr * b`, or `w -= lr * (g + momentum * b)` with `nesterov`.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.1,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        nesterov: bool = False,
+    ) -> None:
+        """Make the optimizer.
+
+        Args:
+            params: Parameters, named parameters or groups of them.
+            lr: Learning rate.
+            momentum: How much of the last step's direction stays; 0 for none.
+            dampening: How much of a new gradient is kept out of the momentum.
+            weight_decay: L2 penalty, added to the gradient, for groups that do not say otherwise.
+            nesterov: Take the gradient as it would be one momentum step ahead.
+
+        Raises:
+            ValueError: A value that no step can use, `nesterov` without momentum or with dampening, or no parameters.
+        """
+        super().__init__(
+            params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov
+        )
+        fuse(self, _is_whole_and_full_precision)
+
+
+def _is_whole_and_full_precision(parameter: Tensor) -> bool:
+    """What torch 2.13's fused SGD can do: it has no rule for DTensors, and is wrong for half precision on the CPU."""
+    return parameter.dtype in (torch.float32, torch.float64) and not isinstance(parameter, DTensor)
