@@ -46,9 +46,10 @@ class Ranks:
             RankError: A rank raised, died or took too long.
         """
         codes, results, errors = self._run(world_size, function, arguments, seconds)
-        for rank, code in enumerate(codes):
-            if code != 0:
-                raise RankError(f"rank {rank} of {world_size} {_ending(code)}:\n{errors[rank]}")
+        failed = [rank for rank, code in enumerate(codes) if code != 0]
+        if failed:
+            rank = min(failed, key=lambda rank: codes[rank] == -signal.SIGTERM)  # not one that only waited for it
+            raise RankError(f"rank {rank} of {world_size} {_ending(codes[rank])}:\n{errors[rank]}")
         return results
 
     def run_until_killed(
