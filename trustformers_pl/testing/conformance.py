@@ -44,7 +44,7 @@ class Conformance:
             plugin = "ewc"
             neutral = {"strength": 0.0}
 
-    Every check trains a GPT of a thousand weights for eight steps, on one or two gloo ranks of the CPU.
+    Every check trains a GPT of three thousand weights for eight steps, on one or two gloo ranks of the CPU.
 
     Attributes:
         plugin: The entry point's name.
