@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from lightning import Callback
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     ExponentialLR,
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from trustformers_pl.errors import RecipeError
+from trustformers_pl.errors import RecipeError, RefusedError
 from trustformers_pl.factory import assemble
 from trustformers_pl.optim import get_lr, lr_lambda
 from trustformers_pl.optim.decays import DECAYS
@@ -235,3 +236,22 @@ def test_from_a_recipe_the_length_is_that_of_the_run() -> None:
     scheduler = run.trainer.lr_scheduler_configs[0].scheduler
     assert scheduler.last_epoch == 16  # type: ignore[union-attr]
     assert scheduler.get_last_lr()[0] == pytest.approx(0.0, abs=1e-12)  # type: ignore[union-attr]
+
+
+class StopAfter(Callback):
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+def test_a_run_without_an_end_needs_the_schedules_own_length(write: Any) -> None:
+    endless = ["trainer.max_steps=-1", "trainer.max_epochs=-1"]
+    recipe = write(more="schedule: {name: linear}\n")
+    with pytest.raises(RefusedError, match="schedule: its length is that of the run, which has no end"):
+        assemble(recipe, endless).fit()
+    run = assemble(recipe, [*endless, "schedule.num_training_steps=4"])
+    run.trainer.callbacks.append(StopAfter(6))  # type: ignore[attr-defined]
+    run.fit()
+    assert (run.trainer.global_step, run.trainer.optimizers[0].param_groups[0]["lr"]) == (6, 0.0)
