@@ -39,7 +39,12 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether it is there itself: `.pth` files lead to editable installs, of which only the metadata is here."""
+    """Whether it is there itself: `.pth` files lead to editable installs, of which only the metadata is here.
+
+    Ours is left out by its name: tox installs it from a wheel, so that its metadata does not say that it is editable.
+    """
+    if path.name.startswith("trustformers_pl"):
+        return False
     origin = path / "direct_url.json"
     return path.suffix != ".pth" and not (origin.exists() and '"editable": true' in origin.read_text())
 

@@ -27,8 +27,7 @@ SOURCE = """
 
 def builtin(name: str) -> Plugin:
     cls = discover()[name].load()
-    config = cls.Config(**({"prompts": [""]} if name == "samples" else {}))
-    return cls(config, name)
+    return cls(cls.Config(**cls.example), name)
 
 
 def our_own() -> list[str]:

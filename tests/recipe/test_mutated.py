@@ -61,8 +61,9 @@ Yaml12.add_constructor("core:float", _float)
 def as_written(case: Case) -> dict[str, Any]:
     """The recipe by another reader, with the base, the variables and the overrides laid over it in a plain way."""
     found = yaml.load(case.text, Yaml12) or {}
-    if found.pop("extends", None) is not None:
-        found = laid(yaml.load(BASE, Yaml12), found)
+    below = found.pop("extends", None) or []
+    for parent in reversed([below] if isinstance(below, str) else below):
+        found = laid(yaml.load(Path(parent).read_text(encoding="utf-8"), Yaml12), found)
     for name, value in sorted(case.variables.items()):
         keys = name.removeprefix("TFPL_").lower().split("__")
         if found.get(keys[0]) is not None:

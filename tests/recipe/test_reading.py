@@ -204,7 +204,7 @@ def test_all_problems_are_told_at_once_each_with_its_place(write: Write) -> None
     text = """\
     seed: fast
     optimiser: {name: adamw}
-    optimizer: {name: adamv}
+    optimizer: {name: adamww}
     schedule: {warmup_steps: 3}
     checkpoint: {every_n_step: 5, keep_last: true}
     csv: 3
@@ -216,8 +216,8 @@ def test_all_problems_are_told_at_once_each_with_its_place(write: Write) -> None
     assert refused(write(text)) == [
         "recipe.yaml:1: seed = 'fast': expected an integer from 0 to 2**32 - 1",
         "recipe.yaml:2: optimiser: no such section; did you mean 'optimizer'?",
-        "recipe.yaml:3: optimizer.name = 'adamv': no such optimizer; did you mean 'adamw'?",
-        "recipe.yaml:4: schedule.name is missing; choose one: cosine",
+        "recipe.yaml:3: optimizer.name = 'adamww': no such optimizer; did you mean 'adamw'?",
+        "recipe.yaml:4: schedule.name is missing; choose one: constant, cosine, exponential, linear, polynomial, step, wsd",
         "recipe.yaml:5: checkpoint.every_n_step: no such key; did you mean 'every_n_steps'?",
         "recipe.yaml:5: checkpoint.keep_last = True: expected an integer",
         "recipe.yaml:6: csv is a section with keys, not 3; write `csv: {}` for defaults",
