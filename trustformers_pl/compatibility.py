@@ -78,11 +78,11 @@ def verdict(features: Sequence[str]) -> Verdict:
 
 def completion(features: Iterable[str]) -> list[str]:
     """Installed features that give what these need and do not give each other; what nothing gives stays open."""
-    present = list(features)
+    present, known = list(features), _example_traits()
     added: list[str] = []
-    while (need := next(iter(_open_needs([*present, *added])), None)) is not None:
+    while (need := next(iter(_open_needs([known[f] for f in (*present, *added) if f in known])), None)) is not None:
         taken = {feature.partition(".")[0] for feature in (*present, *added)}
-        givers = [name for name, traits in _example_traits().items() if need in traits.provides]
+        givers = [name for name, traits in known.items() if need in traits.provides]
         found = [name for name in givers if name.partition(".")[0] not in taken]
         if not found:
             break
@@ -90,9 +90,7 @@ def completion(features: Iterable[str]) -> list[str]:
     return added
 
 
-def _open_needs(features: Iterable[str]) -> list[str]:
-    known = _example_traits()
-    traits = [known[feature] for feature in features if feature in known]
+def _open_needs(traits: list[Traits]) -> list[str]:
     provided = frozenset().union(*(t.provides for t in traits), OF_MODULES)
     return sorted(frozenset().union(*(t.requires for t in traits)) - provided)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class WideStateOptimizer(Optimizer):
+class WideStateOptimizer(Optimizer, ABC):
     """An optimizer that updates one parameter after another, with state of at least float32.
 
     A second moment in bfloat16 stops moving: 0.999 times it rounds to itself. Torch casts state to the parameter's type
@@ -21,6 +22,7 @@ class WideStateOptimizer(Optimizer):
     Subclasses implement `update`.
     """
 
+    @abstractmethod
     def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change one parameter in place.
 
@@ -30,7 +32,6 @@ class WideStateOptimizer(Optimizer):
             state: Of this parameter, empty at its first step.
             group: The settings.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
