@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -12,7 +13,8 @@ from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.outcome import forget_outcome, record_fit
 from trustformers_pl.quiet import quiet_lightning
 from trustformers_pl.report import FILE as REPORT
-from trustformers_pl.report import report_text
+from trustformers_pl.report import report_sections, report_text
+from trustformers_pl.reporting.record import Record
 from trustformers_pl.run_folder import changes, record, set_aside, write_text
 
 if TYPE_CHECKING:
@@ -79,12 +81,14 @@ class Run:
             record(self.folder, resolved)
             if differences or not ckpt_path:
                 forget_outcome(self.folder)
-        with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), ckpt_path):
-            self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
-        cast("EpochLoop", self.trainer.fit_loop.epoch_loop).take_up()
-        if self.trainer.is_global_zero:
-            write_text(self.folder / REPORT, report_text(self))
-            record_fit(self.folder, self.trainer.global_step, self.trainer.callback_metrics)
+        with Record(self, ckpt_path) if leads else nullcontext() as told:
+            with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), ckpt_path):
+                self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
+            cast("EpochLoop", self.trainer.fit_loop.epoch_loop).take_up()
+            if told is not None:
+                record_fit(self.folder, self.trainer.global_step, self.trainer.callback_metrics)
+                told.sections = report_sections(self)
+                write_text(self.folder / REPORT, report_text(self, told.sections))
 
     def validate(self) -> dict[str, float]:
         """Metrics of the newest checkpoint over the validation data.

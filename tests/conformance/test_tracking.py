@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from trustformers_pl.testing import Conformance
+
+if TYPE_CHECKING:
+    from trustformers_pl.testing.sections import Sections
 
 
 class TestCSV(Conformance):
@@ -20,3 +25,8 @@ class TestProgress(Conformance):
 
 class TestSamples(Conformance):
     plugin = "samples"
+
+
+class TestTiming(Conformance):
+    plugin = "timing"
+    neutral: ClassVar[Sections] = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.report import ReportSection
+from trustformers_pl.report import ReportSection, ReportTable
 from trustformers_pl.traits import Slot, Traits
 
 if TYPE_CHECKING:
@@ -83,5 +83,5 @@ class CheckpointPlugin(Plugin):
         """The checkpoints that are there."""
         folders = sorted((run.folder / "checkpoints").glob("step-*"))
         sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in folders]
-        rows = [f"| `{folder.name}` | {size / 2**20:.1f} |" for folder, size in zip(folders, sizes, strict=True)]
-        return [ReportSection("Checkpoints", "\n".join(["| checkpoint | MiB |", "|---|---|", *rows]))]
+        rows = [(folder.name, round(size / 2**20, 1)) for folder, size in zip(folders, sizes, strict=True)]
+        return [ReportSection("Checkpoints", table=ReportTable(["checkpoint", "MiB"], rows), source="checkpoints")]

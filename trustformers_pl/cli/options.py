@@ -18,9 +18,9 @@ OUT = "where to write, a JSON object a line, one for each sample in order (predi
 
 def add_options(command: str, parser: argparse.ArgumentParser) -> None:
     """Add what `command` takes, the recipe first."""
-    if command == "new":
+    if command in OWN_ARGUMENTS:
         parser.epilog = None
-        import_module("trustformers_pl.cli.new").add_arguments(parser)
+        import_module(f"trustformers_pl.cli.{command}").add_arguments(parser)
         return
     meaning = OPTIONAL_RECIPE.get(command)
     if meaning is None:
@@ -55,6 +55,8 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample-seed", type=int, default=0, help="another seed gives another text (0)")
 
 
+# Commands that read no recipe.
+OWN_ARGUMENTS = ("new", "report")
 OPTIONAL_RECIPE = {
     "plugins": "mark the features that this recipe switches on",
     "schema": "show the sections that this recipe has, instead of all",

@@ -9,11 +9,19 @@ from trustformers_pl.lazy import exports
 if TYPE_CHECKING:
     from trustformers_pl.tracking.csv import CSVLogger
     from trustformers_pl.tracking.metrics import Metrics
+    from trustformers_pl.tracking.phase_timer import PhaseTimer
     from trustformers_pl.tracking.progress import Progress
     from trustformers_pl.tracking.samples import Samples
 
-__all__ = ["CSVLogger", "Metrics", "Progress", "Samples"]
+__all__ = ["CSVLogger", "Metrics", "PhaseTimer", "Progress", "Samples"]
 
 __getattr__, __dir__ = exports(
-    __name__, {"CSVLogger": "csv", "Metrics": "metrics", "Progress": "progress", "Samples": "samples"}
+    __name__,
+    {
+        "CSVLogger": "csv",
+        "Metrics": "metrics",
+        "PhaseTimer": "phase_timer",
+        "Progress": "progress",
+        "Samples": "samples",
+    },
 )

@@ -173,7 +173,7 @@ class SamplesPlugin(Plugin):
         """The last sample of each prompt."""
         last = {sample["prompt"]: sample for sample in _samples(run)}
         texts = [f"Step {s['step']}:\n\n```text\n{s['prompt']}{s['text']}\n```" for s in last.values()]
-        return [ReportSection("Samples", "\n\n".join(texts))] if texts else []
+        return [ReportSection("Samples", "\n\n".join(texts), source="samples.jsonl")] if texts else []
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
