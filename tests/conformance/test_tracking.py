@@ -30,3 +30,8 @@ class TestSamples(Conformance):
 class TestTiming(Conformance):
     plugin = "timing"
     neutral: ClassVar[Sections] = {}
+
+
+class TestTensorBoard(Conformance):
+    plugin = "tensorboard"
+    neutral: ClassVar[Sections] = {}

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from trustformers_pl.tracking.phase_timer import PhaseTimer
     from trustformers_pl.tracking.progress import Progress
     from trustformers_pl.tracking.samples import Samples
+    from trustformers_pl.tracking.tensorboard import TensorBoardLogger
 
-__all__ = ["CSVLogger", "Metrics", "PhaseTimer", "Progress", "Samples"]
+__all__ = ["CSVLogger", "Metrics", "PhaseTimer", "Progress", "Samples", "TensorBoardLogger"]
 
 __getattr__, __dir__ = exports(
     __name__,
@@ -23,5 +24,6 @@ __getattr__, __dir__ = exports(
         "PhaseTimer": "phase_timer",
         "Progress": "progress",
         "Samples": "samples",
+        "TensorBoardLogger": "tensorboard",
     },
 )
