@@ -7,10 +7,12 @@ from functools import reduce
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
+from trustformers_pl.data.repeated import only_repeats
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.steps import Contribution, LossTerm, Minimised, SampleWeights, StepExecutor, sequential
 
 if TYPE_CHECKING:
+    from lightning import Trainer
     from torch import Tensor
 
     from trustformers_pl.loss_window import LossWindow
@@ -48,6 +50,8 @@ class DecomposedLoss:
 
         def __call__(self, batch: Any) -> Any: ...  # noqa: D102
         def log(self, *args: Any, **kwargs: Any) -> None: ...  # noqa: D102
+
+        _trainer: Trainer | None
 
         loss: Any  # (outputs, batch[, sample_weights]) -> (sum over the valid elements, their number)
 
@@ -93,18 +97,20 @@ class DecomposedLoss:
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Log `val_loss`, the mean over all valid elements of the validation set (nats, for a cross-entropy)."""
-        del batch_idx
-        return self._evaluated(batch, "val")
+        return self._evaluated(batch, batch_idx, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Log `test_loss`, likewise over the test set."""
-        del batch_idx
-        return self._evaluated(batch, "test")
+        return self._evaluated(batch, batch_idx, "test")
 
-    def _evaluated(self, batch: Any, stage: str) -> dict[str, Tensor]:
+    def _evaluated(self, batch: Any, batch_idx: int, stage: str) -> dict[str, Tensor]:
         outputs = self(batch)
+        # Lightning adds the counts of the ranks up as whole numbers, divides by the ranks and drops the rest: only
+        # multiples of their number survive that. What another rank counts has no weight.
+        ranks = 1 if self._trainer is None else self._trainer.world_size
+        weight = 0 if only_repeats(self._trainer, batch_idx) else ranks
         loss_sum, count = self.loss(outputs, batch)
         for name, (total, number) in {LOSS: (loss_sum, count), **self.measures(outputs, batch)}.items():
             # Lightning weighs by `batch_size` over batches and ranks: the mean over all elements is exact.
-            self.log(f"{stage}_{name}", total / number, batch_size=int(number), sync_dist=True)
+            self.log(f"{stage}_{name}", total / number, batch_size=int(number) * weight, sync_dist=True)
         return {"loss_sum": loss_sum, "count": count}

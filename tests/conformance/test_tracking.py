@@ -35,3 +35,8 @@ class TestTiming(Conformance):
 class TestTensorBoard(Conformance):
     plugin = "tensorboard"
     neutral: ClassVar[Sections] = {}
+
+
+class TestScores(Conformance):
+    plugin = "scores"
+    neutral: ClassVar[Sections] = {"metrics": {"accuracy": {}}}

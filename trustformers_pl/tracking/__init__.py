@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from trustformers_pl.tracking.phase_timer import PhaseTimer
     from trustformers_pl.tracking.progress import Progress
     from trustformers_pl.tracking.samples import Samples
+    from trustformers_pl.tracking.scores import Scores
     from trustformers_pl.tracking.tensorboard import TensorBoardLogger
 
-__all__ = ["CSVLogger", "Metrics", "PhaseTimer", "Progress", "Samples", "TensorBoardLogger"]
+__all__ = ["CSVLogger", "Metrics", "PhaseTimer", "Progress", "Samples", "Scores", "TensorBoardLogger"]
 
 __getattr__, __dir__ = exports(
     __name__,
@@ -24,6 +25,7 @@ __getattr__, __dir__ = exports(
         "PhaseTimer": "phase_timer",
         "Progress": "progress",
         "Samples": "samples",
+        "Scores": "scores",
         "TensorBoardLogger": "tensorboard",
     },
 )
