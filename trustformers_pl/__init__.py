@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trustformers_pl.plan import Plan
     from trustformers_pl.plugins import Plugin
     from trustformers_pl.recipe import Recipe
-    from trustformers_pl.report import ReportSection
+    from trustformers_pl.report import ReportCurve, ReportSection, ReportTable
     from trustformers_pl.run import Run
     from trustformers_pl.steps import LossTerm, SampleWeights
     from trustformers_pl.traits import Refusal, Traits
@@ -36,7 +36,9 @@ __all__ = [
     "Plugin",
     "Recipe",
     "Refusal",
+    "ReportCurve",
     "ReportSection",
+    "ReportTable",
     "Run",
     "SampleWeights",
     "Trainer",
@@ -63,7 +65,9 @@ __getattr__, __dir__ = exports(
         "Plugin": "plugins",
         "Recipe": "recipe",
         "Refusal": "traits",
+        "ReportCurve": "report",
         "ReportSection": "report",
+        "ReportTable": "report",
         "Run": "run",
         "SampleWeights": "steps",
         "Trainer": "live",

@@ -160,4 +160,8 @@ class HookSpecs:
 
     @hookspec
     def report(self, run: Run) -> Sequence[ReportSection] | None:
-        """Sections of the run's report, written to `report.md` in the run folder when a fit ends."""
+        """Sections of the run's report, written to `report.md` and `report.html` in the run folder when a fit ends.
+
+        A section has a title and any of Markdown, a table (`ReportTable`) and curves (`ReportCurve`); all of it is
+        shown as text, whatever is in it. After a fit that has failed it is called, too, with what there is.
+        """

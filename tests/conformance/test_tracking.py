@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from trustformers_pl.testing import Conformance
+from trustformers_pl.tracking.machine import OF_THE_GPU, OF_THE_HOST
 
 if TYPE_CHECKING:
     from trustformers_pl.testing.sections import Sections
@@ -40,3 +41,9 @@ class TestTensorBoard(Conformance):
 class TestScores(Conformance):
     plugin = "scores"
     neutral: ClassVar[Sections] = {"metrics": {"accuracy": {}}}
+
+
+class TestSystem(Conformance):
+    plugin = "system"
+    neutral: ClassVar[Sections] = {}
+    measured = (*OF_THE_HOST, *OF_THE_GPU)

@@ -174,6 +174,14 @@ def test_outputs_that_are_no_logits_are_refused(write: Callable[..., str]) -> No
         run.fit()
 
 
+def test_what_needs_another_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchmetrics.text.rouge._NLTK_AVAILABLE", False)
+    file = references(tmp_path / "refs.jsonl", ("a", "b"))
+    run = assemble(sections("Parrot", "Readable", metrics={"rouge": {"use_stemmer": True}}, references=file))
+    with pytest.raises(RefusedError, match=r"scores\.metrics\.rouge: .*nltk.* pip install 'trustformers-pl\[scores\]'"):
+        run.fit()
+
+
 @pytest.mark.parametrize(
     "line", ["[]", '{"prompt": "a"}', '{"prompt": 1, "reference": "b"}', '{"prompt": "a", "reference": []}']
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trustformers_pl.errors import TrustformersError
-from trustformers_pl.reporting.page_file import write_page
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Write the page and name it."""
+    from trustformers_pl.reporting.page_file import write_page  # here: `--help` of all commands imports this module
+
     if rest:
         raise TrustformersError(f"{rest[0]}: `report` reads run folders and takes no values of a recipe")
     folders = dict.fromkeys(Path(folder) for folder in options.runs)

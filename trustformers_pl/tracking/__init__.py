@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from trustformers_pl.tracking.progress import Progress
     from trustformers_pl.tracking.samples import Samples
     from trustformers_pl.tracking.scores import Scores
+    from trustformers_pl.tracking.system import SystemMetrics
     from trustformers_pl.tracking.tensorboard import TensorBoardLogger
 
-__all__ = ["CSVLogger", "Metrics", "PhaseTimer", "Progress", "Samples", "Scores", "TensorBoardLogger"]
+__all__ = ["CSVLogger", "Metrics", "PhaseTimer", "Progress", "Samples", "Scores", "SystemMetrics", "TensorBoardLogger"]
 
 __getattr__, __dir__ = exports(
     __name__,
@@ -26,6 +27,7 @@ __getattr__, __dir__ = exports(
         "Progress": "progress",
         "Samples": "samples",
         "Scores": "scores",
+        "SystemMetrics": "system",
         "TensorBoardLogger": "tensorboard",
     },
 )
