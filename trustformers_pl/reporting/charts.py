@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from trustformers_pl.reporting.extremes import direction
 from trustformers_pl.reporting.series import thinned
 
 if TYPE_CHECKING:
@@ -25,8 +26,15 @@ def metric_charts(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     for run in runs:
         for name in run.metrics:
             titles.setdefault(_quantity(name), {})[name] = None
-    ordered = sorted(titles, key=lambda title: FIRST.index(title) if title in FIRST else len(FIRST))
+    ordered = sorted(titles, key=_importance)
     return [_metric_chart(title, sorted(titles[title], key=_stage_place), runs) for title in ordered]
+
+
+def _importance(title: str) -> int:
+    """Losses, then whatever has a better and a worse, then the rest; within each, the order of the table."""
+    if title in FIRST:
+        return FIRST.index(title)
+    return len(FIRST) if direction(title) else len(FIRST) + 1
 
 
 def _metric_chart(title: str, names: Sequence[str], runs: Sequence[RunFolder]) -> dict[str, Any]:

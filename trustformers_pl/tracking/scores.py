@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torchmetrics import Metric
 
+MANY = 1024  # classes: no option of a score is refused for as many
+
 
 class Scores(Callback):
     """Computes torchmetrics' metrics over each validation and test, and logs them as `val_NAME` and `test_NAME`.
@@ -75,7 +77,7 @@ class Scores(Callback):
             RefusedError: Which, and why.
         """
         for score in self._scores:
-            score.build(n_classes=2)
+            score.build(n_classes=MANY)  # how many there are is known when the first batch has been seen
         owners = ((pl_module, "generate"), (getattr(trainer, "datamodule", None), "encode"))
         missing = [name for owner, name in owners if not callable(getattr(owner, name, None))]
         if self._references and missing:

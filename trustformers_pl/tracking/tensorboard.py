@@ -12,7 +12,7 @@ from typing_extensions import override
 from trustformers_pl.errors import PluginError
 
 try:
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
     from torch.utils.tensorboard.summary import hparams
 except ImportError as error:
     raise PluginError(f"tensorboard needs {error.name}; pip install 'trustformers-pl[tensorboard]'") from error
@@ -57,7 +57,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         shown = params if self._hyperparameters is None else self._hyperparameters
         flat = self._sanitize_params(_flatten_dict(_convert_params(shown)))
         writer = self.experiment._get_file_writer()
-        for summary in hparams(flat, metrics or {}):
+        for summary in hparams(flat, metrics or {}):  # type: ignore[no-untyped-call]
             writer.add_summary(summary, step)
 
     @override
