@@ -110,7 +110,7 @@ class Metrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the micro-batch's count; on a due step keep its losses, and log when the optimizer has stepped."""
-        outputs = outputs if isinstance(outputs, Mapping) else {}
+        outputs = outputs if type(outputs) is dict or isinstance(outputs, Mapping) else {}
         if self._throughput and "count" in outputs:
             self._throughput.add(outputs["count"])
         if is_due(trainer):
