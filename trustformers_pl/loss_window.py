@@ -172,7 +172,7 @@ class LossWindow:
 
 def as_count(count: Tensor | float) -> Tensor:
     """A count as a float32 scalar on its device."""
-    return count.float() if isinstance(count, Tensor) else torch.tensor(float(count))
+    return count.float() if isinstance(count, Tensor) else torch.tensor(float(count), dtype=torch.float32)
 
 
 def sum_over_data_ranks(values: Tensor, module: LightningModule) -> Tensor:
