@@ -73,7 +73,7 @@ class LeanOptimization(Closure):
         progress, module = self._progress.step, self._module
         progress.increment_ready()
         if "optimizer_step" in self._direct:
-            self._precision.optimizer_step(self._optimizer, module, self)  # type: ignore[arg-type]
+            self._precision.optimizer_step(self._optimizer, module, self)
         else:
             optimizer = self._strategy._lightning_optimizers[0]
             arguments = (self._trainer.current_epoch, self._batch_idx, optimizer, self)

@@ -134,8 +134,8 @@ class LossWindow:
         if several_ranks or len(self._counts) > 1 or self._declared or self._expected:
             count = self._closing_count(module, several_ranks=several_ranks)
         else:  # the usual window: one micro-batch, nothing but its loss
-            count = self._counts.pop()[LOSS]
-            count = count if isinstance(count, Tensor) else as_count(count)
+            given = self._counts.pop()[LOSS]
+            count = given if isinstance(given, Tensor) else as_count(given)
         assert self._reference is not None
         # Lightning divides each loss by the number of micro-batches, and strategies average over the data ranks.
         parts = trainer.accumulate_grad_batches * (data_ranks(module) if several_ranks else 1)

@@ -107,7 +107,7 @@ def test_a_skipped_step_is_not_averaged_and_moves_no_schedule() -> None:
 
 
 def test_without_the_section_the_run_stops_and_too_many_skips_stop_it_too() -> None:
-    with pytest.raises(NonFiniteError, match="optimizer step 2: the gradients of layer.weight, layer.bias"):
+    with pytest.raises(NonFiniteError, match=r"optimizer step 2: the gradients of layer\.weight, layer\.bias"):
         stock(Net(1))
     with pytest.raises(NonFiniteError, match="optimizer step 4: the gradients of 3 steps in a row are not finite"):
         stock(Net(1, 2, 3), SkipNonFinite(max_consecutive=2))

@@ -57,8 +57,8 @@ class EarlyStoppingPlugin(Plugin):
         """How long the run has waited."""
         for callback in run.callbacks("EarlyStopping"):
             if callback.best_score.isfinite():
-                stopped = f"; {callback.stopping_reason.value}" if callback.stopping_reason.value else ""
-                return (
-                    f"best {callback.monitor} {float(callback.best_score):.4g}, waited {callback.wait_count}{stopped}"
-                )
+                reason = callback.stopping_reason.name.lower().replace("_", " ")
+                stopped = f"; {reason}" if callback.stopping_reason.value else ""
+                best = float(callback.best_score)
+                return f"best {callback.monitor} {best:.4g}, waited {callback.wait_count}{stopped}"
         return None

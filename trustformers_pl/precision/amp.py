@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.fabric.plugins.precision.utils import _convert_fp_tensor
-from lightning.fabric.utilities.apply_func import apply_to_collection
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -90,7 +90,7 @@ class AMP(OrderedPrecision):
         finite = self.order.rules[GradientPhase.FINITE]
         self.order.rules[GradientPhase.FINITE] = (*finite, self._count_skips)
         self._masters: MasterWeights | None = None
-        self._module: nn.Module | None = None
+        self._module: Any = None
 
     @override
     def convert_module(self, module: nn.Module) -> nn.Module:
@@ -99,7 +99,7 @@ class AMP(OrderedPrecision):
             self._masters = MasterWeights(module, self.dtype)
         if self.opt_level in ("O2", "O3"):
             self._module = module
-            module.forward = _SixteenBitForward(module.forward, self.dtype)  # type: ignore[method-assign]
+            module.forward = _SixteenBitForward(module.forward, self.dtype)
         return super().convert_module(module)
 
     @override
