@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Write the page and name it."""
-    from trustformers_pl.reporting.page_file import write_page  # here: `--help` of all commands imports this module
+    from trustformers_pl.reporting.page_file import write_page  # here: `--help` of any command imports this module
 
     if rest:
         raise TrustformersError(f"{rest[0]}: `report` reads run folders and takes no values of a recipe")
@@ -31,5 +30,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     path = write_page(*folders, out=Path(options.out) if options.out else None)
     print(f"report: {path}")
     if options.open:
+        import webbrowser
+
         webbrowser.open(path.resolve().as_uri())
     return 0
