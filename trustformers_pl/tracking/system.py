@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback
 from typing_extensions import override
 
+from trustformers_pl.tracking.log import is_due, log_scalars
 from trustformers_pl.tracking.machine import OF_THE_GPU, OF_THE_HOST, Machine
-from trustformers_pl.tracking.metrics import is_due
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -65,8 +65,7 @@ class SystemMetrics(Callback):
         if self._machine is not None and (not self._last or now - self._read_at >= self._every_seconds):
             self._last, self._read_at = self._machine.read(), now
             self.readings += 1
-        # As `Metrics` does, and for its reasons; on all ranks, of which the first has something to say.
-        trainer._logger_connector.log_metrics(dict[str, Any](self._last))
+        log_scalars(trainer, self._last)  # on all ranks, of which the first has something to say
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
