@@ -104,3 +104,18 @@ def test_without_the_library_it_is_refused_with_the_extra(monkeypatch: pytest.Mo
         RefusedError, match=r"tensorboard is not installed; pip install 'trustformers-pl\[tensorboard\]'"
     ):
         assemble(subject())
+
+
+def test_files_of_one_second_are_read_in_their_order(tmp_path: Path) -> None:
+    """Two in one second would be read in the order of their processes' numbers: the later one waits."""
+    first = TensorBoardLogger(tmp_path)
+    for step in range(4):
+        first.log_metrics({"a": 1.0, "epoch": 0.0}, step)
+    first.finalize("killed")
+    second = TensorBoardLogger(tmp_path)
+    second.truncate_after(2)
+    second.log_metrics({"a": 2.0, "epoch": 0.0}, 2)
+    second.finalize("success")
+    assert drawn(tmp_path)["a"] == [(0, 1.0), (1, 1.0), (2, 2.0)]
+    seconds = [path.name.split(".")[3] for path in tmp_path.iterdir()]
+    assert len(set(seconds)) == 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,7 +22,6 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
@@ -41,6 +43,20 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         super().__init__(str(folder), name="", version="", default_hp_metric=False)
         self._hyperparameters = None if hyperparameters is None else dict(hyperparameters)
         self.rows = 0
+
+    @property
+    @override
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Lightning's `SummaryWriter`.
+
+        TensorBoard reads files in the order of their names, which begin with the second in which each was opened and
+        end with the process: of two in one second the later could come first, and its mark would be lost. A run that is
+        started again that soon waits for the next second.
+        """
+        while self._experiment is None and any(Path(self.log_dir).glob(f"events.out.tfevents.{int(time.time())}.*")):
+            time.sleep(0.05)
+        return super().experiment
 
     @override
     @rank_zero_only
