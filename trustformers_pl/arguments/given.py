@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.errors import RecipeError
@@ -21,23 +22,25 @@ class Given:
         values: The mapping.
         draft: Notes what has no value yet (`auto`).
         prefix: Of the mapping's own place, `optimizer.params.`.
+        auto: Whether a value may be left to another configuration by writing `auto`.
     """
 
-    def __init__(self, values: Mapping[str, Any], draft: Draft, prefix: str = "") -> None:
-        self.values, self.draft, self.prefix = values, draft, prefix
+    def __init__(self, values: Mapping[str, Any], draft: Draft, prefix: str = "", *, auto: bool = False) -> None:
+        self.values, self.draft, self.prefix, self.auto = values, draft, prefix, auto
         self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
 
     def take(self, name: str, default: Any = None) -> Any:
-        """A value as it is; `default` where it is missing, null or `auto`."""
+        """A value as it is; `default` where it is missing, null or left open."""
         value = self.values.get(name)
-        if value == AUTO and name not in self._taken:
+        missing = value is None or (self.auto and value == AUTO)
+        if missing and value is not None and name not in self._taken:
             why = "is filled in by transformers from its own arguments; give the value itself"
             self.draft.leave(f"{self.prefix}{name}", value, why)
         self._taken.add(name)
-        return default if value is None or value == AUTO else value
+        return default if missing else value
 
     def number(self, name: str, default: float) -> float:
         """A number, also one that is written as text, as transformers reads it.
@@ -47,11 +50,12 @@ class Given:
         """
         value = self.take(name, default)
         try:
-            if isinstance(value, bool):
-                raise TypeError
-            return float(value)
-        except (TypeError, ValueError):
-            raise RecipeError(f"{self.prefix}{name} = {value!r}: expected a number") from None
+            number = float("nan") if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = float("nan")
+        if not math.isfinite(number):
+            raise RecipeError(f"{self.prefix}{name} = {value!r}: expected a number")
+        return number
 
     def whole(self, name: str, default: int) -> int:
         """A whole number.
@@ -95,7 +99,7 @@ class Given:
         value = self.take(name, {})
         if not isinstance(value, dict):
             raise RecipeError(f"{self.prefix}{name} = {value!r}: expected a mapping")
-        return Given(value, self.draft, f"{self.prefix}{name}.")
+        return Given(value, self.draft, f"{self.prefix}{name}.", auto=self.auto)
 
     def ignore(self, *names: str) -> None:
         """Take values that need no place."""

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.arguments.draft import Draft
 from trustformers_pl.arguments.given import Given
-from trustformers_pl.arguments.hf_left import leave_rest
+from trustformers_pl.arguments.hf_left import NO_BEST, leave_rest
 from trustformers_pl.arguments.hf_optimization import put_optimizer, put_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BEST = "not yet: a run keeps its newest checkpoints; choose among them by the metrics"
 RATIO = "is a fraction of all steps, whose number is not in this file; give optimizer steps"
 
 
@@ -73,6 +72,8 @@ def _put_batches(draft: Draft, given: Given, devices: int) -> int:
         draft.put("data.init_args.num_workers", workers, "dataloader_num_workers")
     if given.flag("dataloader_drop_last"):
         draft.put("data.init_args.drop_last", True, "dataloader_drop_last")
+    if given.inner("accelerator_config").flag("split_batches") or given.flag("split_batches"):
+        draft.leave("split_batches", True, "the sizes in this file are then those over all devices: check batch_size")
     window = given.whole("gradient_accumulation_steps", 1)
     if window > 1:
         draft.put("accumulate.batches", window, "gradient_accumulation_steps")
@@ -145,7 +146,7 @@ def _put_saving(draft: Draft, given: Given, steps: int | None) -> None:
     if strategy == "epoch":
         draft.leave("save_strategy", strategy, "checkpoints are written by steps: `checkpoint.every_n_steps`")
     if strategy == "best":
-        draft.leave("save_strategy", strategy, BEST)
+        draft.leave("save_strategy", strategy, NO_BEST)
 
 
 def _put_ranks(draft: Draft, given: Given, devices: int) -> None:

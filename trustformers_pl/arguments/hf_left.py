@@ -61,7 +61,7 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 }
 # The launcher's, derived from others, a switch of scripts or of speed alone: nothing is lost with them.
 SAY_NOTHING = (
-    "_n_gpu", "accelerator_config", "activation_checkpointing_kwargs", "dataloader_persistent_workers",
+    "_n_gpu", "activation_checkpointing_kwargs", "dataloader_persistent_workers",
     "dataloader_pin_memory", "dataloader_prefetch_factor", "do_eval", "do_train", "fsdp_config",
     "fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap", "gradient_checkpointing_kwargs", "greater_is_better",
     "hub_strategy", "hub_token", "local_rank", "overwrite_output_dir", "project", "push_to_hub_token",
@@ -72,6 +72,8 @@ SAY_NOTHING = (
 def leave_rest(draft: Draft, given: Given) -> None:
     """Note every argument that was not asked for, is not at its default and not empty."""
     given.ignore(*SAY_NOTHING)
+    if "activation_checkpointing" in given:
+        given.ignore("gradient_checkpointing")  # its older name, which transformers 5 writes as well
     folder = str(given.values.get("output_dir") or "")
     for name, value in given.rest.items():
         if name in DEFAULTS:

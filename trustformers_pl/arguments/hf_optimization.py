@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from trustformers_pl.arguments.given import Given
 
 CARRIED = ("adamw", "adafactor", "sgd")
+LEARNING_RATE = 5e-5
+"""transformers' default."""
 
 
 def put_optimizer(draft: Draft, given: Given) -> None:
     """The section `optimizer`, unless there is none that computes the same."""
     optim = given.word("optim", "adamw_torch")
     name = OPTIMIZERS.get(optim, optim)
-    lr, decay = given.number("learning_rate", 5e-5), given.number("weight_decay", 0.0)
+    lr, decay = given.number("learning_rate", LEARNING_RATE), given.number("weight_decay", 0.0)
     betas = [given.number("adam_beta1", 0.9), given.number("adam_beta2", 0.999)]
     eps, extra = given.number("adam_epsilon", 1e-8), given.take("optim_args")
     if name not in CARRIED:
@@ -66,50 +68,47 @@ def put_schedule(draft: Draft, given: Given) -> None:
         draft.put("schedule.warmup_steps", int(steps), "warmup_steps")
     elif steps or ratio:  # below 1, a fraction of all steps: transformers 5
         draft.put("schedule.warmup_ratio", steps or ratio, "warmup_steps" if steps else "warmup_ratio")
-    SHAPES[kind](draft, arguments, bool(steps or ratio))
+    SHAPES[kind](draft, arguments, given.number("learning_rate", LEARNING_RATE))
+    if kind == "warmup_stable_decay" and (steps or ratio) and (floor := draft.values["schedule.min_ratio"]):
+        why = "the decay ends there; the warm-up starts at 0 here, and there in transformers"
+        draft.leave(f"{arguments.prefix}min_lr_ratio", floor, why)
     for name, value in arguments.rest.items():
         draft.leave(f"{arguments.prefix}{name}", value, f"the schedule {draft.values['schedule.name']} has no such key")
 
 
-def _plain(draft: Draft, given: Given, warms_up: bool) -> None:
-    del draft, given, warms_up
+def _plain(draft: Draft, given: Given, lr: float) -> None:
+    del draft, given, lr
 
 
-def _cosine(draft: Draft, given: Given, warms_up: bool) -> None:
-    del warms_up
+def _cosine(draft: Draft, given: Given, lr: float) -> None:
+    del lr
     if (cycles := given.number("num_cycles", 0.5)) != 0.5:
         draft.leave(f"{given.prefix}num_cycles", cycles, "half a wave is what there is here")
 
 
-def _cosine_to_a_floor(draft: Draft, given: Given, warms_up: bool) -> None:
-    _cosine(draft, given, warms_up)
-    floor = given.number("min_lr", 0.0) / draft.values.get("optimizer.lr", given.number("min_lr", 1.0) or 1.0)
+def _cosine_to_a_floor(draft: Draft, given: Given, lr: float) -> None:
+    _cosine(draft, given, lr)
+    floor = given.number("min_lr", 0.0) / lr
     draft.put("schedule.min_ratio", given.number("min_lr_rate", floor), "lr_scheduler_kwargs")
 
 
-def _polynomial(draft: Draft, given: Given, warms_up: bool) -> None:
-    del warms_up
+def _polynomial(draft: Draft, given: Given, lr: float) -> None:
     draft.put("schedule.power", given.number("power", 1.0), "lr_scheduler_kwargs")
-    floor = given.number("lr_end", 1e-7)
-    if "optimizer.lr" in draft.values:
-        draft.put("schedule.min_ratio", floor / draft.values["optimizer.lr"], "lr_scheduler_kwargs")
+    draft.put("schedule.min_ratio", given.number("lr_end", 1e-7) / lr, "lr_scheduler_kwargs")
 
 
-def _wsd(draft: Draft, given: Given, warms_up: bool) -> None:
+def _wsd(draft: Draft, given: Given, lr: float) -> None:
     draft.put("schedule.decay_steps", given.whole("num_decay_steps", 0), "lr_scheduler_kwargs")
     draft.put("schedule.decay_type", given.word("decay_type", "cosine"), "lr_scheduler_kwargs")
-    floor = given.number("min_lr_ratio", 0.0)
-    draft.put("schedule.min_ratio", floor, "lr_scheduler_kwargs")
-    if warms_up and floor:
-        draft.leave(f"{given.prefix}min_lr_ratio", floor, "the decay ends there; the warm-up starts at 0, not there")
+    draft.put("schedule.min_ratio", given.number("min_lr_ratio", 0.0), "lr_scheduler_kwargs")
     if (warmup := given.word("warmup_type", "linear")) != "linear":
         draft.leave(f"{given.prefix}warmup_type", warmup, "warm-ups are linear")
     if (stable := given.take("num_stable_steps")) is not None:
         draft.leave(f"{given.prefix}num_stable_steps", stable, "follows from the run's length and `decay_steps`")
-    _cosine(draft, given, warms_up)
+    _cosine(draft, given, lr)
 
 
-SHAPES: dict[str, Callable[[Draft, Given, bool], None]] = {
+SHAPES: dict[str, Callable[[Draft, Given, float], None]] = {
     "linear": _plain,
     "constant": _plain,
     "constant_with_warmup": _plain,
