@@ -90,12 +90,12 @@ class TrainingArguments:
     backend: Literal["nccl", "gloo", "mpi"] | None = None
     """What ranks talk through: it follows from the device, gloo on CPUs and nccl on GPUs, and is checked here."""
     gradient_sync_frequency: int | None = None
-    """Batches between averagings over the ranks; once per optimizer step, so only `gradient_accumulation_steps`."""
+    """Batches between averagings over the ranks: once per optimizer step, so it can only be the accumulation."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself, and what is not there yet."""
         for name in _POSITIVE:
-            if (value := getattr(self, name)) is not None and value < 1:
+            if isinstance(value := getattr(self, name), int) and value < 1:
                 raise ValueError(f"{name} must be at least 1, but is {value}")
         self._check_precision()
         self._check_watching()
@@ -132,12 +132,6 @@ class TrainingArguments:
             raise ValueError("backend = mpi: not yet; remove it: ranks talk through gloo on CPUs and nccl on GPUs")
         if self.backend == "nccl" and self.use_cpu:
             raise ValueError("backend = nccl is for GPUs, and use_cpu is true; remove one of the two")
-        window = self.gradient_accumulation_steps or 1
-        if self.gradient_sync_frequency not in (None, window):
-            raise ValueError(
-                f"gradient_sync_frequency = {self.gradient_sync_frequency}: not yet; gradients are averaged once per "
-                f"optimizer step, which is every {window} batches here (gradient_accumulation_steps)"
-            )
 
 
 _POSITIVE = (
@@ -150,4 +144,5 @@ _POSITIVE = (
     "logging_steps",
     "early_stopping_patience",
     "world_size",
+    "gradient_sync_frequency",
 )

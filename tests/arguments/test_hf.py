@@ -18,6 +18,7 @@ from trustformers_pl.errors import RecipeError
 from trustformers_pl.factory import assemble
 from trustformers_pl.models import GPT
 from trustformers_pl.optim import decay_groups, parameter_groups
+from trustformers_pl.plugins import discover
 
 transformers = pytest.importorskip("transformers")
 
@@ -201,7 +202,19 @@ class Rates(Callback):
         self.seen.append(optimizer.param_groups[0]["lr"])
 
 
+def installed(sections: dict[str, Any]) -> dict[str, Any]:
+    """Until there are sections for them, clipping and accumulation as Lightning's Trainer takes them."""
+    offers, trainer = discover(), dict(sections["trainer"])
+    if "clip" not in offers and "clip" in sections:
+        trainer["gradient_clip_val"] = sections["clip"]["norm"]
+    if "accumulate" not in offers and "accumulate" in sections:
+        trainer["accumulate_grad_batches"] = sections["accumulate"]["batches"]
+    missing = {"clip", "accumulate"} - offers.keys()
+    return {**{name: values for name, values in sections.items() if name not in missing}, "trainer": trainer}
+
+
 def trained(sections: dict[str, Any], callback: Callback, **more: Any) -> Any:
+    sections = installed(sections)
     data = {"class_path": "tiny.Data", "init_args": {"count": 32, "shuffle": False, "batch_size": 4}}
     trainer = {"accelerator": "cpu", **sections["trainer"], "limit_val_batches": 0}
     run = assemble({**sections, "model": {"class_path": "tiny.Composable"}, "data": data, "trainer": trainer, "csv": None, "progress": None, "metrics": None, **more})  # fmt: skip
@@ -223,7 +236,6 @@ SCHEDULES: list[tuple[str, dict[str, Any] | None]] = [
 ]
 
 
-@pytest.mark.usefixtures("everyday")
 @pytest.mark.parametrize("warmup", [0, 5, 0.3])
 @pytest.mark.parametrize(("kind", "arguments"), SCHEDULES)
 def test_the_learning_rate_is_transformers_own(kind: str, arguments: dict[str, Any] | None, warmup: float) -> None:
@@ -255,14 +267,26 @@ class Regression(nn.Module):
         return {"loss": ((self.layer(x) - y) ** 2).mean()}
 
 
-@pytest.mark.usefixtures("everyday")
-@pytest.mark.parametrize("optim", ["adamw_torch", "adafactor", "sgd"])
-def test_weights_are_those_of_transformers_trainer(optim: str) -> None:
-    """Its Trainer on the same samples in the same order: 24 steps with warm-up, decay of the rate and of the matrix."""
+@pytest.mark.parametrize(
+    ("optim", "more", "steps"),
+    [
+        ("adamw_torch", {"max_grad_norm": 0.0}, 24),
+        ("adafactor", {"max_grad_norm": 0.0}, 24),
+        ("sgd", {"max_grad_norm": 0.0, "optim_args": "momentum=0.9"}, 24),
+        ("sgd", {"max_grad_norm": 0.5}, 24),
+        ("adamw_torch", {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5}, 12),
+        ("sgd", {"gradient_accumulation_steps": 3}, 9),
+    ],
+)
+def test_weights_are_those_of_transformers_trainer(optim: str, more: dict[str, Any], steps: int) -> None:
+    """Its Trainer on the same samples in the same order: with warm-up, decay of the rate and of the matrix, and clipping.
+
+    Eight batches make an epoch, so that windows of three end with one of two.
+    """
     args = transformers.TrainingArguments(
         output_dir="out", learning_rate=0.05, num_train_epochs=3, per_device_train_batch_size=4, optim=optim, weight_decay=0.3,
-        warmup_steps=0.2, lr_scheduler_type="cosine", max_grad_norm=0.0, save_strategy="no", report_to="none",
-        train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True, logging_strategy="no",
+        warmup_steps=0.2, lr_scheduler_type="cosine", save_strategy="no", report_to="none",
+        train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True, logging_strategy="no", **more,
     )  # fmt: skip
     samples = [{"x": x, "y": y} for x, y in tiny.samples(32)]
     torch.manual_seed(3)
@@ -272,7 +296,7 @@ def test_weights_are_those_of_transformers_trainer(optim: str) -> None:
     run.module.load_state_dict(model.state_dict())
     transformers.Trainer(model=model, args=args, train_dataset=samples).train()
     run.fit()
-    assert run.trainer.global_step == 24
+    assert run.trainer.global_step == steps
     for name, weights in model.state_dict().items():
         assert torch.allclose(run.module.state_dict()[name], weights, rtol=1e-5, atol=1e-7), name
 

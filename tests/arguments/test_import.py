@@ -115,6 +115,12 @@ def test_what_it_cannot_do_is_said_in_one_line(
     assert err.count("\n") == 1
 
 
+def test_help_says_what_it_is_for(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("--help")
+    assert "write a recipe from another trainer's configuration" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_pickle_is_not_read(command: Any) -> None:
     Path("training_args.bin").write_bytes(b"cos\nsystem\n(S'touch read'\ntR.")
     code, _, err = command("import", "hf", "training_args.bin")

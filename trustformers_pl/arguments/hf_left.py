@@ -20,6 +20,7 @@ WHY = {
     "auto_find_batch_size": "give a batch_size that fits",
     "average_tokens_across_devices": "losses are always divided by the count over all ranks",
     "data_seed": "one `seed` is for everything",
+    "ddp_backend": "follows from the device: gloo on CPUs, nccl on GPUs",
     "deepspeed": "import the configuration by itself: `trustformers-pl import deepspeed FILE`",
     "do_predict": "a command of its own: `trustformers-pl predict`",
     "fsdp": "not yet: the model must fit on each device (`ddp`)",

@@ -14,8 +14,14 @@ OTHERS = ("zero", "tensor_parallel", "pipeline")
 GPUS = ("gpu", "cuda")
 
 
-def put_ranks(draft: Draft, args: TrainingArguments, written: Section) -> None:
+def put_ranks(draft: Draft, args: TrainingArguments, written: Section, window: int) -> None:
     """Devices, `ddp` and the accelerator.
+
+    Args:
+        draft: To put them in.
+        args: The arguments.
+        written: The recipe's sections.
+        window: Batches of an optimizer step.
 
     Raises:
         ValueError: They contradict what `trainer` says.
@@ -24,6 +30,11 @@ def put_ranks(draft: Draft, args: TrainingArguments, written: Section) -> None:
         raise ValueError(
             f"local_rank = {args.local_rank}: the launcher tells each process its rank, and a recipe is the same on "
             "all; remove it"
+        )
+    if args.gradient_sync_frequency not in (None, window):
+        raise ValueError(
+            f"gradient_sync_frequency = {args.gradient_sync_frequency}: not yet; gradients are averaged once per "
+            f"optimizer step, which is every {window} batches here (gradient_accumulation_steps)"
         )
     trainer = written.section("trainer")
     if args.use_cpu:

@@ -62,11 +62,12 @@ def standing_for(args: TrainingArguments, written: Section) -> Draft:
     _put_optimizer(draft, args, written)
     _put_schedule(draft, args, written)
     _put_precision(draft, args)
-    _put_validation(draft, args, written)
+    window = _window(args, written)
+    _put_validation(draft, args, written.section("trainer"), window)
     _put_early_stopping(draft, args)
     for name in () if args.report_to is None else _trackers(args.report_to):
         draft.put(name, {}, "report_to")
-    put_ranks(draft, args, written)
+    put_ranks(draft, args, written, window)
     return draft
 
 
@@ -113,14 +114,20 @@ def _put_precision(draft: Draft, args: TrainingArguments) -> None:
         draft.put("precision.loss_scale", args.fp16_loss_scale, "fp16_loss_scale")
 
 
-def _put_validation(draft: Draft, args: TrainingArguments, written: Section) -> None:
+def _window(args: TrainingArguments, written: Section) -> int:
+    """Batches of an optimizer step; what is no number is refused where its section is read."""
+    keys = (("accumulate", "batches"), ("trainer", "accumulate_grad_batches"))
+    for found in (written.section(section).leaf(key) for section, key in keys):
+        if type(found) is int:
+            return found
+    return args.gradient_accumulation_steps or 1
+
+
+def _put_validation(draft: Draft, args: TrainingArguments, trainer: Section, window: int) -> None:
     """Lightning counts batches, and over epochs only where it does not count epochs."""
-    trainer = written.section("trainer")
     if args.eval_steps is None or trainer.leaf("val_check_interval") is not None:
         return
-    accumulated = written.section("accumulate").leaf("batches") or trainer.leaf("accumulate_grad_batches")
-    window = accumulated or args.gradient_accumulation_steps or 1
-    draft.put("trainer.val_check_interval", args.eval_steps * int(window), "eval_steps")
+    draft.put("trainer.val_check_interval", args.eval_steps * window, "eval_steps")
     draft.put("trainer.check_val_every_n_epoch", None, "eval_steps")
 
 
