@@ -138,6 +138,8 @@ def test_ranks_over_nodes() -> None:
         ({"backend": "gloo"}, {}, "args: backend = gloo is what ranks on CPUs use, on GPUs not yet; add `use_cpu: true`"),
         ({"backend": "nccl"}, {"trainer": {"accelerator": "cpu"}}, "args: backend = nccl is for GPUs, and trainer.accelerator is 'cpu'"),
         ({"backend": "nccl", "use_cpu": True}, {}, "args: backend = nccl is for GPUs, and use_cpu is true"),
+        ({"report_to": ""}, {}, "args: report_to = '': expected names of sections that log, as `csv`"),
+        ({"report_to": ["csv", "trainer"]}, {}, "args: report_to = 'trainer': expected names of sections that log"),
         ({"local_rank": 0}, {}, "args: local_rank = 0: the launcher tells each process its rank"),
         ({"gradient_sync_frequency": 8}, {}, "args: gradient_sync_frequency = 8: not yet; gradients are averaged once per"),
         ({"world_size": 3}, {"trainer": {"num_nodes": 2}}, "args: world_size = 3 is not a multiple of trainer.num_nodes = 2"),

@@ -37,6 +37,8 @@ KEYS = {
 SAYS_NOTHING = {"gradient_accumulation_steps": 1, "max_grad_norm": 0}
 HOW_LONG = ("max_epochs", "max_steps", "max_time")
 DEFAULT_EPOCHS = 3
+# Sections of which other arguments say something, or that cannot be there by name alone.
+NO_TRACKERS = frozenset({key.partition(".")[0] for key in KEYS.values()} | {"args", "model", "precision", "version"})
 
 
 def standing_for(args: TrainingArguments, written: Section) -> Draft:
@@ -50,7 +52,7 @@ def standing_for(args: TrainingArguments, written: Section) -> Draft:
         A draft whose origins are names of arguments.
 
     Raises:
-        ValueError: Ranks or their backend contradict the section `trainer`.
+        ValueError: Ranks or their backend contradict the section `trainer`, or `report_to` names no section that logs.
     """
     draft = Draft()
     for name, value in args.given().items():
@@ -66,6 +68,8 @@ def standing_for(args: TrainingArguments, written: Section) -> Draft:
     _put_validation(draft, args, written.section("trainer"), window)
     _put_early_stopping(draft, args)
     for name in () if args.report_to is None else _trackers(args.report_to):
+        if name in NO_TRACKERS or not name.isidentifier():
+            raise ValueError(f"report_to = {name!r}: expected names of sections that log, as `csv`")
         draft.put(name, {}, "report_to")
     put_ranks(draft, args, written, window)
     return draft
