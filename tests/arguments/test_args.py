@@ -31,7 +31,6 @@ def stands_for(args: dict[str, Any], **sections: Any) -> dict[str, Any]:
 THREE_EPOCHS = {"trainer.max_epochs": 3}
 
 
-@pytest.mark.usefixtures("everyday")
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
@@ -91,7 +90,6 @@ def test_every_argument_is_tried_above() -> None:
     assert tried == {field.name for field in dataclasses.fields(tfpl.TrainingArguments)}
 
 
-@pytest.mark.usefixtures("everyday")
 @pytest.mark.parametrize(
     ("args", "sections", "expected"),
     [
@@ -210,3 +208,22 @@ def test_arguments_train_what_the_sections_train() -> None:
         assert weights.equal(long.module.state_dict()[name])
     assert sorted(path.name for path in (short.folder / "checkpoints").iterdir()) == ["step-00000008", "step-00000009"]
     assert isinstance(short.datamodule, tiny.Data)
+
+
+def test_the_seeds_example_trains_with_every_section() -> None:
+    """Its values made small: clipping, accumulation, precision and early stopping each leave evidence."""
+    args = {
+        "num_epochs": 3, "train_batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 2, "gradient_accumulation_steps": 2,
+        "max_grad_norm": 1.0, "logging_steps": 1, "eval_steps": 2, "save_steps": 4, "report_to": "csv", "use_cpu": True,
+        "bf16": True, "early_stopping_patience": 9, "early_stopping_threshold": 1e-6, "output_dir": "seeds",
+    }  # fmt: skip
+    run = assemble({**BASE, "args": args})
+    run.fit()
+    evidence = run.probe()
+    assert set(evidence) == {
+        "accumulate", "args", "checkpoint", "clip", "csv", "early_stopping", "metrics", "optimizer.adamw", "precision",
+        "schedule.linear",
+    }  # fmt: skip
+    assert all(evidence.values())
+    assert run.trainer.global_step == 12  # 32 samples, 4 in a batch, 2 batches in a step, 3 epochs
+    assert run.trainer.val_check_interval == 4

@@ -18,7 +18,6 @@ from trustformers_pl.errors import RecipeError
 from trustformers_pl.factory import assemble
 from trustformers_pl.models import GPT
 from trustformers_pl.optim import decay_groups, parameter_groups
-from trustformers_pl.plugins import discover
 
 transformers = pytest.importorskip("transformers")
 
@@ -202,19 +201,7 @@ class Rates(Callback):
         self.seen.append(optimizer.param_groups[0]["lr"])
 
 
-def installed(sections: dict[str, Any]) -> dict[str, Any]:
-    """Until there are sections for them, clipping and accumulation as Lightning's Trainer takes them."""
-    offers, trainer = discover(), dict(sections["trainer"])
-    if "clip" not in offers and "clip" in sections:
-        trainer["gradient_clip_val"] = sections["clip"]["norm"]
-    if "accumulate" not in offers and "accumulate" in sections:
-        trainer["accumulate_grad_batches"] = sections["accumulate"]["batches"]
-    missing = {"clip", "accumulate"} - offers.keys()
-    return {**{name: values for name, values in sections.items() if name not in missing}, "trainer": trainer}
-
-
 def trained(sections: dict[str, Any], callback: Callback, **more: Any) -> Any:
-    sections = installed(sections)
     data = {"class_path": "tiny.Data", "init_args": {"count": 32, "shuffle": False, "batch_size": 4}}
     trainer = {"accelerator": "cpu", **sections["trainer"], "limit_val_batches": 0}
     run = assemble({**sections, "model": {"class_path": "tiny.Composable"}, "data": data, "trainer": trainer, "csv": None, "progress": None, "metrics": None, **more})  # fmt: skip

@@ -68,7 +68,6 @@ def test_alone_it_says_what_is_missing(arguments: Path, command: Any) -> None:
     assert err == f"error: mine.yaml:{line}: data.class_path is missing; give the class as `my_package.MyClass`\n"
 
 
-@pytest.mark.usefixtures("everyday")
 def test_deepspeed(command: Any) -> None:
     config = {
         "train_batch_size": 32, "train_micro_batch_size_per_gpu": 4, "fp16": {"enabled": True}, "gradient_clipping": 1.0,

@@ -120,11 +120,8 @@ def _put_precision(draft: Draft, args: TrainingArguments) -> None:
 
 def _window(args: TrainingArguments, written: Section) -> int:
     """Batches of an optimizer step; what is no number is refused where its section is read."""
-    keys = (("accumulate", "batches"), ("trainer", "accumulate_grad_batches"))
-    for found in (written.section(section).leaf(key) for section, key in keys):
-        if type(found) is int:
-            return found
-    return args.gradient_accumulation_steps or 1
+    found = written.section("accumulate").leaf("batches")
+    return found if type(found) is int else args.gradient_accumulation_steps or 1
 
 
 def _put_validation(draft: Draft, args: TrainingArguments, trainer: Section, window: int) -> None:
