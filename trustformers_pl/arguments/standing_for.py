@@ -69,7 +69,7 @@ def standing_for(args: TrainingArguments, written: Section) -> Draft:
     _put_early_stopping(draft, args)
     for name in () if args.report_to is None else _trackers(args.report_to):
         if name in NO_TRACKERS or not name.isidentifier():
-            raise ValueError(f"report_to = {name!r}: expected names of sections that log, as `csv`")
+            raise ValueError(f"report_to = {name!r} is no section that logs; write names as `csv`")
         draft.put(name, {}, "report_to")
     put_ranks(draft, args, written, window)
     return draft
