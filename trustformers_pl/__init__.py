@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trustformers_pl.report import ReportCurve, ReportSection, ReportTable
     from trustformers_pl.run import Run
     from trustformers_pl.steps import LossTerm, SampleWeights
+    from trustformers_pl.training_arguments import TrainingArguments
     from trustformers_pl.traits import Refusal, Traits
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Run",
     "SampleWeights",
     "Trainer",
+    "TrainingArguments",
     "Traits",
     "assemble",
     "errors",
@@ -71,6 +73,7 @@ __getattr__, __dir__ = exports(
         "Run": "run",
         "SampleWeights": "steps",
         "Trainer": "live",
+        "TrainingArguments": "training_arguments",
         "Traits": "traits",
         "assemble": "factory",
         "errors": "",

@@ -39,7 +39,8 @@ class HookSpecs:
         """Sections that this plugin's own section stands for: importers, and short forms of several sections.
 
         Called before everything else, once for each plugin that implements it, in the order of their names. What it
-        answers is laid under the recipe, so that written values win, `null` too; its origin is the plugin's section.
+        answers is laid under the recipe, so that written values win, `null` too; its origin is the plugin's section, or
+        for a `Leaf` (`trustformers_pl.recipe.places`) among the values, the `Place` that it has.
         Two that stand for different values of one key that is not written are refused.
         """
 

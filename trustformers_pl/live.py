@@ -14,12 +14,14 @@ from torch.utils.data import DataLoader
 from trustformers_pl.assembly import Live
 from trustformers_pl.errors import RecipeError
 from trustformers_pl.factory import assemble
+from trustformers_pl.live_arguments import sections_beside
 from trustformers_pl.names import nearest
 from trustformers_pl.plan import CORE_SECTIONS
 from trustformers_pl.plugins import discover, slots
 from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.config import Problems, build_config
 from trustformers_pl.recipe.places import from_plain
+from trustformers_pl.training_arguments import TrainingArguments
 from trustformers_pl.traits import Trait
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class DatasetModule(LightningDataModule):
 
 
 class Trainer:
-    """Assemble a run around live objects; each section of a recipe is a key of `args` and a method `with_<section>`.
+    """Assemble a run around live objects, with `TrainingArguments` and a method `with_<section>` for each section.
 
     `Trainer(model, train, val, optimizer, args).with_schedule("cosine", warmup_steps=100).train()`
     """
@@ -85,7 +87,7 @@ class Trainer:
         train_dataset: Any = None,
         val_dataset: Any = None,
         optimizer: Optimizer | None = None,
-        args: Mapping[str, Any] | None = None,
+        args: TrainingArguments | Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing is assembled before `train`, `validate` or `run` is used.
 
@@ -94,11 +96,15 @@ class Trainer:
             train_dataset: A dataset, a DataLoader, or a LightningDataModule for both.
             val_dataset: A dataset or a DataLoader.
             optimizer: Over the model's parameters; instead of a section `optimizer`.
-            args: Sections of a recipe. `data` holds `batch_size`, `val_batch_size`, `num_workers`, `drop_last`.
+            args: TrainingArguments, or sections of a recipe; a section `data` then holds `batch_size`,
+                `val_batch_size`, `num_workers` and `drop_last`.
 
         Raises:
             RecipeError: `args` or its `data` section is not as described.
+            RefusedError: TrainingArguments say another thing than an object that was given.
         """
+        if isinstance(args, TrainingArguments):
+            args = sections_beside(args, train_dataset, val_dataset, optimizer)
         sections = dict(args or {})
         loader_config = _loader_config(sections.pop("data", {}))
         is_module = isinstance(train_dataset, LightningDataModule) or train_dataset is None

@@ -99,9 +99,15 @@ def test_it_refuses_what_the_reader_refuses_and_nothing_else(
         said, valid = refusal(mutant), validator.is_valid(mutant)
         seen["accepted" if valid else "refused"] += 1
         assert valid or said, f"{what}: the schema refuses what the reader takes"
-        if any(clause in line for line in said.splitlines() for clause in FORM):
+        if any(clause in line for line in lines_on_form(said, mutant) for clause in FORM):
             assert not valid, f"{what}: the reader says {said!r}"
     assert min(seen.values()) > 10
+
+
+def lines_on_form(said: str, sections: Any) -> list[str]:
+    """What of it a schema can know: not what `args` stands for, nor what it may have brought."""
+    unknown = ("(args.", "(args)", "is missing") if "args" in sections else ()
+    return [line for line in said.splitlines() if not any(clause in line for clause in unknown)]
 
 
 def test_a_recipe_that_extends_another_needs_nothing_itself(write: Write, validator: Draft202012Validator) -> None:

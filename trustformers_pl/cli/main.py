@@ -16,6 +16,7 @@ from trustformers_pl.errors import RecipeError, TrustformersError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+OURS = "trustformers-pl"
 COMMANDS = {
     "fit": "train, from the newest checkpoint of the run folder if there is one",
     "validate": "measure the newest checkpoint on the validation data",
@@ -28,6 +29,8 @@ COMMANDS = {
     "new": "write the beginning of a recipe, or of a plugin's package",
     "schema": "print the JSON Schema of recipes, for editors",
 }
+# Of our own chapters, which add them as other packages do.
+SUMMARIES = {"import": "write a recipe from another trainer's configuration"}
 EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
 EPILOG = """\
 A recipe's values can be set on the command line and in the environment:
@@ -98,7 +101,8 @@ def command_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         )
         add_options(name, sub)
     for name, package in foreign_commands(COMMANDS).items():
-        sub = commands.add_parser(name, help=f"a command of {package}", allow_abbrev=False)
+        summary = SUMMARIES[name] if package == OURS and name in SUMMARIES else f"a command of {package}"
+        sub = commands.add_parser(name, help=summary, allow_abbrev=False)
         if name in arguments:
             load_command(name).add_arguments(sub)
     return parser

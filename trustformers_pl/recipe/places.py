@@ -9,13 +9,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written: a file and line, a flag, an environment variable, `default` or `Python`."""
+    """Where a value was written: a file and line, a flag, an environment variable, `default` or `Python`.
+
+    Attributes:
+        source: The file, flag or variable.
+        line: In a file, from 1.
+        via: The key that stands for the value, where another section than its own was written.
+    """
 
     source: str
     line: int | None = None
+    via: str | None = None
 
     def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}"
+        where = self.source if self.line is None else f"{self.source}:{self.line}"
+        return where if self.via is None else f"{where} ({self.via})"
 
 
 DEFAULT = Place("default")
@@ -56,7 +64,9 @@ def plain(node: Leaf | Section) -> Any:
 
 
 def from_plain(value: Any, place: Place = PYTHON) -> Leaf | Section:
-    """A tree from plain Python values, all of them at one place."""
+    """A tree from plain Python values, all of them at one place; nodes among them keep theirs."""
+    if isinstance(value, Leaf | Section):
+        return value
     if isinstance(value, Mapping):
         return Section(place, {str(key): from_plain(child, place) for key, child in value.items()})
     return Leaf(value, place)
