@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from trustformers_pl.errors import CheckpointError, RecipeError
+from trustformers_pl.compose import user_class
+from trustformers_pl.errors import CheckpointError, RecipeError, RefusedError
 from trustformers_pl.evaluation import refuse_unable
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.outcome import forget_outcome, record_fit
@@ -75,6 +76,7 @@ class Run:
                 f"{self.folder}: its checkpoints are of another recipe ({'; '.join(differences)}); "
                 "--resume=force goes on with this one, --resume=never starts anew and keeps the old folder"
             )
+        self._announce(ckpt_path)
         if leads:
             record(self.folder, resolved)
             if differences or not ckpt_path:
@@ -92,7 +94,7 @@ class Run:
         Raises:
             CheckpointError: There is no whole checkpoint.
         """
-        path = self.required_ckpt_path()
+        path = self._announce(self.required_ckpt_path())
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
             results = self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
@@ -105,7 +107,7 @@ class Run:
             CheckpointError: There is no whole checkpoint.
         """
         refuse_unable(self, "test_step", "test_dataloader")
-        path = self.required_ckpt_path()
+        path = self._announce(self.required_ckpt_path())
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
             results = self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
@@ -127,7 +129,7 @@ class Run:
         from trustformers_pl.predictions import PredictionWriter
 
         refuse_unable(self, "predict_step", "predict_dataloader")
-        path = self.required_ckpt_path()
+        path = self._announce(self.required_ckpt_path())
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         writer = PredictionWriter(Path(out) if out is not None else self.folder / PREDICTIONS)
         callbacks.append(writer)
@@ -151,11 +153,43 @@ class Run:
         Raises:
             CheckpointError: There is no whole checkpoint.
         """
-        path: str = self.required_ckpt_path()
+        path: str = self._announce(self.required_ckpt_path())
         checkpoint: dict[str, Any] = self.trainer.strategy.checkpoint_io.load_checkpoint(path)
         self.module.configure_model()  # only then the module has all its parameters
         with as_our_own(self.assembly.plan.place("model"), path):
             self.module.load_state_dict(checkpoint["state_dict"])
+        return path
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the newest checkpoint's model for other programs, in the module's own way: `save_pretrained`.
+
+        Args:
+            folder: Made here.
+
+        Returns:
+            It.
+
+        Raises:
+            RefusedError: The module has no such method, or the folder is there already.
+            CheckpointError: There is no whole checkpoint.
+        """
+        if not callable(getattr(self.module, "save_pretrained", None)):
+            name = user_class(type(self.module)).__name__
+            raise RefusedError(
+                f"{self.assembly.plan.place('model')}: {name} has no save_pretrained(); its checkpoints are folders of "
+                "safetensors that any program can read"
+            )
+        self.load_weights()
+        if self.datamodule is not None:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("predict")  # what the data know of the model's classes
+        self.module.save_pretrained(folder, self.datamodule)  # type: ignore[operator]
+        return Path(folder)
+
+    def _announce(self, path: Any) -> Any:
+        """Tell a module that reads pretrained weights whether a checkpoint is about to bring them."""
+        if hasattr(self.module, "checkpoint_follows"):
+            self.module.checkpoint_follows = path is not None
         return path
 
     def ckpt_path(self) -> Any:

@@ -22,6 +22,7 @@ COMMANDS = {
     "test": "measure the newest checkpoint on the test data",
     "predict": "write the newest checkpoint's predictions to a file",
     "generate": "let the newest checkpoint's model continue a text",
+    "export": "write the newest checkpoint's model to a folder, for other programs",
     "explain": "show every value and its origin, the features in order, a training step, and the run as Python",
     "plugins": "list the features that are installed",
     "new": "write the beginning of a recipe, or of a plugin's package",
