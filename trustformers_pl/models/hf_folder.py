@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,8 @@ def quiet() -> Iterator[None]:
     log.set_verbosity_error()
     log.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(StringIO()):  # the reader of GGUF has a progress bar that no setting reaches
+            yield
     finally:
         log.set_verbosity(verbosity)
         if bars:
