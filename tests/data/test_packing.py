@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from torch.utils.data import default_collate
 from trustformers_pl.data import TextData
 from trustformers_pl.data.packing import best_fit
 from trustformers_pl.models import GPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 torch.set_num_threads(1)
 
@@ -81,14 +85,22 @@ def test_every_token_is_predicted_once_and_no_document_cut_without_need(data: Te
     assert sorted(b"".join(found).replace(b"\xff", b"\0").decode()) in (expected, sorted([*expected, "\0"]))
 
 
+@pytest.fixture
+def _float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_float64")
 def test_a_packed_row_is_its_documents_alone(data: TextData) -> None:
-    """GPT, in float64: logits, loss and gradients of a window against those of each document by itself."""
+    """GPT, in float64, its rotations too: loss and gradients of a window against those of each document by itself."""
     torch.manual_seed(0)
-    gpt = GPT(d_model=16, n_layers=2, n_heads=2, context_length=16).double().eval()
+    gpt = GPT(d_model=16, n_layers=2, n_heads=2, context_length=16).eval()
     for parameter in gpt.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    windows = data.train_dataloader().dataset
-    batch = default_collate([windows[0], windows[len(windows) - 1]])  # type: ignore[arg-type]
+    windows: Any = data.train_dataloader().dataset
+    batch = default_collate([windows[0], windows[len(windows) - 1]])
     loss_sum, count = gpt.loss(gpt(batch), batch)
     assert int(count) == int((batch["labels"] != -100).sum()) < batch["labels"].numel()
     expected = torch.zeros((), dtype=torch.float64)
