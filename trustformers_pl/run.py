@@ -189,7 +189,7 @@ class Run:
     def _announce(self, path: Any) -> Any:
         """Tell a module that reads pretrained weights whether a checkpoint is about to bring them."""
         if hasattr(self.module, "checkpoint_follows"):
-            self.module.checkpoint_follows = path is not None
+            self.module.checkpoint_follows = path is not None  # type: ignore[assignment]
         return path
 
     def ckpt_path(self) -> Any:

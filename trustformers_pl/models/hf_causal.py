@@ -121,8 +121,10 @@ class HFCausalLM(NextTokenLoss, PretrainedModule):
         return tokens.clone()  # outside of inference mode, so that it can be trained on
 
     def _ends(self) -> set[int]:
-        found = getattr(self.model.generation_config, "eos_token_id", None)
-        return set(found) if isinstance(found, list) else {found} - {None}
+        found: int | list[int] | None = getattr(self.model.generation_config, "eos_token_id", None)
+        if found is None:
+            return set()
+        return set(found) if isinstance(found, list) else {found}
 
 
 class _Reader:

@@ -56,8 +56,8 @@ class PretrainedModule(LightningModule):
         # What the pretrained weights lack starts from numbers that follow from the run's seed at this point, however
         # much is drawn before the weights are read.
         self._new_weights_seed = int(torch.randint(2**63 - 1, (), device="cpu"))
-        self.register_state_dict_pre_hook(_read_before_state_dict)
-        self.register_load_state_dict_pre_hook(_read_unless_replaced)
+        self.register_state_dict_pre_hook(_read_before_state_dict)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_read_unless_replaced)  # type: ignore[no-untyped-call]
 
     def configure_model(self) -> None:
         """Read the weights, unless they have been read, or a checkpoint brings them."""
