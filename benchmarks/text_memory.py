@@ -26,14 +26,16 @@ begun = time.perf_counter()
 data = TextData(context_length=256, batch_size=16, **options)
 if task != "import":
     data.prepare_data()
+def own():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 if task == "read":
     loader = resumable(data.train_dataloader(), seed=0)
-    batches = sum(1 for _ in itertools.islice(loader, 2000))
-    peak = int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
-print(peak, time.perf_counter() - begun)
+    for _ in itertools.islice(loader, 2000):
+        pass
+print(peak, own(), time.perf_counter() - begun)
 """
-TASKS = {"import": "imports alone: peak", "tokenise": "tokenise: peak", "read": "2,000 random batches: own memory"}
+TASKS = {"import": "imports alone", "tokenise": "tokenise", "read": "2,000 random batches"}
 
 
 def main() -> None:
@@ -50,8 +52,10 @@ def main() -> None:
             done = subprocess.run(
                 [sys.executable, "-c", CHILD, json.dumps([task, data])], capture_output=True, text=True, check=True
             )
-            mebibytes, seconds = map(float, done.stdout.split())
-            print(f"{name} {mebibytes:.0f} MiB, {seconds:.1f} s", flush=True)
+            peak, own, seconds = map(float, done.stdout.split())
+            print(
+                f"{name}: peak before reading {peak:.0f} MiB, own at the end {own:.0f} MiB, {seconds:.1f} s", flush=True
+            )
 
 
 def written(path: Path, size: int) -> Path:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SIZE = 1 << 20
+SIZE = 1 << 16  # the trainer of `bpe` takes 256 pieces at once
 # Between two lines neither of which is empty or indented, no tokenizer that splits at white space joins what it finds.
 _BETWEEN_LINES = re.compile(rb"(?<=[^\s]\n)(?=[^\s])")
 

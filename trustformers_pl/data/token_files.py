@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trustformers_pl.data.tokenizer import Tokenizer
 
 META = "tokens.json"
-BATCH_CHARACTERS = 4 << 20
+BATCH_CHARACTERS = 1 << 20
 
 
 class Counts(TypedDict):
