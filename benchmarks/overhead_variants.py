@@ -139,10 +139,14 @@ class Data(LightningDataModule):
 
 def recipe(job: Job) -> nn.Module:
     """A recipe with the sections of the main job."""
-    trainer: dict[str, Any] = {"max_steps": job.steps, "accelerator": "cpu", "gradient_clip_val": CLIP}
+    trainer: dict[str, Any] = {"max_steps": job.steps, "accelerator": "cpu"}
     trainer |= {"log_every_n_steps": LOG_EVERY, "default_root_dir": str(job.folder / "recipe"), "limit_val_batches": 0}
     sections = {"trainer": trainer, "optimizer": {"name": "adamw", "lr": LR, "weight_decay": DECAY}}
-    sections |= {"schedule": {"name": "cosine", "warmup_steps": 0}, "checkpoint": {"every_n_steps": NEVER}}
+    sections |= {
+        "schedule": {"name": "cosine", "warmup_steps": 0},
+        "clip": {"norm": CLIP},
+        "checkpoint": {"every_n_steps": NEVER},
+    }
     sections |= {"csv": {}, "metrics": {}, "progress": {}, "samples": {"prompts": ["def "]}}
     live = Live(model=job.built(), data=Data(job, "ours, recipe"))
     run = assemble({"version": 1, **sections}, live=live)

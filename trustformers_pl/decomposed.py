@@ -57,9 +57,11 @@ class DecomposedLoss:
         Raises:
             RefusedError: Two terms have one name.
         """
-        weights = [weight.compute(self, batch) for weight in self.sample_weights]
-        loss_sum, count = self.loss(outputs, batch, *([reduce(mul, weights)] if weights else []))
+        weights = [weight.compute(self, batch) for weight in self.sample_weights] if self.sample_weights else ()
+        loss_sum, count = self.loss(outputs, batch, *([reduce(mul, weights)] if weights else ()))
         found = {LOSS: Contribution(loss_sum, count)}
+        if not self.loss_terms:
+            return found
         for term in self.loss_terms:
             found[term.name] = Contribution(*term.compute(self, outputs, batch), term.weight, term.count)
         if len(found) <= len(self.loss_terms):

@@ -8,6 +8,10 @@ from trustformers_pl.compose import user_class
 from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lightning import Trainer
+
     from trustformers_pl.run import Run
 
 
@@ -37,3 +41,27 @@ def _has(source: Any, method: str) -> bool:
     from lightning import LightningModule
 
     return getattr(type(source), method, None) not in (None, getattr(LightningModule, method))
+
+
+def evaluating(trainer: Trainer) -> list[Any]:
+    """The callbacks with an attribute `evaluates`: their state has a part in what is evaluated (averaged weights)."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if getattr(callback, "evaluates", False)]
+
+
+def state_for_evaluation(trainer: Trainer, checkpoint: Mapping[str, Any]) -> list[Any]:
+    """Give those callbacks their state from a checkpoint: Lightning gives callbacks back theirs in a fit alone.
+
+    Args:
+        trainer: Of the run.
+        checkpoint: As it was loaded.
+
+    Returns:
+        The callbacks; each has a method `put_into(module)`, for who evaluates without a Trainer.
+    """
+    from trustformers_pl.state import give_back, parts
+
+    found = evaluating(trainer)
+    stored = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"].get("parts", {})
+    give_back({name: part for name, part in parts(trainer).items() if part in found}, stored, quiet=True)
+    return found

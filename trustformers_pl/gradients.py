@@ -92,17 +92,29 @@ class GradientOrder:
 
     Args:
         rules: Phase -> rules, called in the order given.
+        of_16_bits: Whether gradients are, so that their norm must be taken in float32.
 
     Raises:
         ValueError: A rule in a phase that takes none, or a phase that does not exist.
     """
 
-    def __init__(self, rules: Mapping[str, Iterable[Rule]] | None = None) -> None:
+    def __init__(self, rules: Mapping[str, Iterable[Rule]] | None = None, *, of_16_bits: bool = False) -> None:
+        self._of_16_bits = of_16_bits
         self.rules: dict[GradientPhase, tuple[Rule, ...]] = dict.fromkeys(GradientPhase, ())
         for phase, added in (rules or {}).items():
-            if GradientPhase(phase) in OURS_ALONE:
-                raise ValueError(f"the gradient phase {phase!r} takes no rules; use {', '.join(open_phases())}")
-            self.rules[GradientPhase(phase)] = tuple(added)
+            for rule in added:
+                self.add(phase, rule)
+
+    def add(self, phase: str, rule: Rule) -> None:
+        """Let a rule run in a phase, after those that are there; nothing where it is there already.
+
+        Raises:
+            ValueError: The phase takes no rules, or does not exist.
+        """
+        if GradientPhase(phase) in OURS_ALONE:
+            raise ValueError(f"the gradient phase {phase!r} takes no rules; use {', '.join(open_phases())}")
+        if rule not in self.rules[GradientPhase(phase)]:
+            self.rules[GradientPhase(phase)] += (rule,)
 
     def run(self, phase: GradientPhase, step: GradientStep) -> None:
         """Call the rules of one phase."""
@@ -128,7 +140,7 @@ class GradientOrder:
             NonFiniteError: The message names the step and the first parameters.
             CountError: The counts of the window were not those declared.
         """
-        step.norm = total_norm(step.gradients)
+        step.norm = total_norm(step.gradients, of_16_bits=self._of_16_bits)
         step.finite = math.isfinite(step.norm.item())
         window: LossWindow | None = getattr(step.module, "loss_window", None)
         if window is not None:
@@ -149,12 +161,19 @@ def open_phases() -> list[str]:
     return [phase.value for phase in GradientPhase if phase not in OURS_ALONE]
 
 
-def total_norm(gradients: list[Tensor]) -> Tensor:
-    """The 2-norm of all gradients as one vector: a scalar, whole also where gradients are sharded."""
+def total_norm(gradients: list[Tensor], *, of_16_bits: bool = False) -> Tensor:
+    """The 2-norm of all gradients as one vector: a scalar, whole also where gradients are sharded.
+
+    Args:
+        gradients: Of any shapes.
+        of_16_bits: Take the norm in float32: in float16 it overflows at 65,504.
+    """
     import torch  # here, so that `explain` can read the phases without it
 
     if not gradients:
         return torch.zeros(())
+    if of_16_bits:
+        gradients = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
     norm = torch.nn.utils.get_total_norm(gradients)
     full: Callable[[], Tensor] | None = getattr(norm, "full_tensor", None)
     return norm if full is None else full()

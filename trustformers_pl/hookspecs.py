@@ -79,7 +79,8 @@ class HookSpecs:
     def plugins(self, plan: Plan) -> Sequence[Part | Any] | None:
         """CheckpointIO and LayerSync parts for `Trainer(plugins=)`, one of each in a run.
 
-        Precision and ClusterEnvironment are the engine's: own `trainer.precision`, or answer `gradient`.
+        Precision and ClusterEnvironment are the engine's: own `trainer.precision`, whose value is a name or a part that
+        makes an `OrderedPrecision` and takes `rules`, or answer `gradient`.
         """
 
     @hookspec

@@ -13,6 +13,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from typing_extensions import override
 
+from trustformers_pl.direct_calls import direct_calls
+
 if TYPE_CHECKING:
     from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
@@ -40,6 +42,8 @@ class LeanOptimization(Closure):
         self._parallel = isinstance(trainer.strategy, ParallelStrategy)
         training_step = self._module.training_step
         self._takes_index = is_param_in_hook_signature(training_step, "batch_idx", min_args=2)
+        self._precision = trainer.strategy.precision_plugin
+        self._direct = direct_calls(trainer)
         self._arguments: tuple[Any, ...] = ()
         self._batch_idx = 0
 
@@ -66,11 +70,14 @@ class LeanOptimization(Closure):
         return {} if result.loss is None else result.asdict()
 
     def _step(self) -> None:
-        progress, trainer, module = self._progress.step, self._trainer, self._module
+        progress, module = self._progress.step, self._module
         progress.increment_ready()
-        optimizer = self._strategy._lightning_optimizers[0]
-        arguments = (trainer.current_epoch, self._batch_idx, optimizer, self)
-        self.hooks.under_name("optimizer_step", module.optimizer_step, *arguments)
+        if "optimizer_step" in self._direct:
+            self._precision.optimizer_step(self._optimizer, module, self)
+        else:
+            optimizer = self._strategy._lightning_optimizers[0]
+            arguments = (self._trainer.current_epoch, self._batch_idx, optimizer, self)
+            self.hooks.under_name("optimizer_step", module.optimizer_step, *arguments)
         progress.increment_completed()
 
     @override
@@ -91,8 +98,16 @@ class LeanOptimization(Closure):
             if self._batch_idx % self._trainer.accumulate_grad_batches == 0:
                 self._zero_grad()
             if loss is not None:
-                self.hooks.under_name("backward", self._strategy.backward, loss, self._optimizer)
+                self._backward(loss)
         return result
+
+    def _backward(self, loss: Tensor) -> None:
+        if "backward" not in self._direct:
+            self.hooks.under_name("backward", self._strategy.backward, loss, self._optimizer)
+            return
+        scaled = self._precision.pre_backward(loss, self._module)
+        self._precision.backward(scaled, self._module, self._optimizer)
+        self._precision.post_backward(scaled, self._module)
 
     def _training_step(self) -> ClosureResult:
         output = self.hooks.under_name("training_step", self._strategy.training_step, *self._arguments)
@@ -110,15 +125,18 @@ class LeanOptimization(Closure):
         progress.increment_ready()
         self.hooks.call("on_before_zero_grad", optimizer)
         progress.increment_started()
-        arguments = (self._trainer.current_epoch, self._batch_idx, optimizer)
-        self.hooks.under_name("optimizer_zero_grad", self._module.optimizer_zero_grad, *arguments)
+        if "optimizer_zero_grad" in self._direct:
+            optimizer.zero_grad()
+        else:
+            arguments = (self._trainer.current_epoch, self._batch_idx, optimizer)
+            self.hooks.under_name("optimizer_zero_grad", self._module.optimizer_zero_grad, *arguments)
         progress.increment_completed()
 
 
 def step_result(output: Any, micro_batches: int) -> ClosureResult:
     """Lightning's result of a training step's output; a loss is not divided by 1, which costs two kernels."""
     if micro_batches == 1:
-        loss = output.get("loss") if isinstance(output, Mapping) else output
+        loss = output.get("loss") if type(output) is dict or isinstance(output, Mapping) else output
         if isinstance(loss, Tensor) and loss.is_floating_point():
             extra = {} if loss is output else {name: value for name, value in output.items() if name != "loss"}
             return ClosureResult(loss, extra=extra)

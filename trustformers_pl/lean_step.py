@@ -48,6 +48,7 @@ class LeanStep:
         self._validation: tuple[Any, bool] | None = None
         self.hooks = self._precision.hooks = StepHooks(trainer)
         self._optimization = LeanOptimization(loop, self.hooks)
+        self._schedules_itself = overrides(self._module, "lr_scheduler_step", LightningModule)
 
     def validates(self, decide: Callable[[], bool]) -> bool:
         """Whether this epoch has validations: Lightning asks after every batch, and looks at classes to answer."""
@@ -118,7 +119,10 @@ class LeanStep:
             return
         progress = self._loop.scheduler_progress
         progress.increment_ready()
-        self.hooks.under_name("lr_scheduler_step", self._module.lr_scheduler_step, self._scheduler, None)
+        if self._schedules_itself:
+            self.hooks.under_name("lr_scheduler_step", self._module.lr_scheduler_step, self._scheduler, None)
+        else:
+            self._scheduler.step()
         progress.increment_completed()
 
     def _end_batch(self) -> None:

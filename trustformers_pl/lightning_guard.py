@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.hooks import DataHooks
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
@@ -38,6 +39,7 @@ OWNERS: dict[str, Any] = {
         DataHooks,
         Precision,
         Strategy,
+        LightningOptimizer,
         call,
     )
 }
@@ -82,6 +84,13 @@ SOURCES: dict[str, str] = {
     "Precision.pre_backward": "faa725f9665d9156",
     "Precision.post_backward": "51b92c3e2e1234cc",
     "Precision._clip_gradients": "50a3033cf9d1990f",
+    "LightningModule.optimizer_step": "f129e1f22590e218",
+    "LightningModule.optimizer_zero_grad": "55442c8716c7f7ec",
+    "LightningModule.lr_scheduler_step": "486140b5478e017d",
+    "LightningModule.backward": "840c69890d6b4a32",
+    "LightningOptimizer.step": "dfa3518159a5d17c",
+    "Strategy.optimizer_step": "c8a82c7d9b1b4c33",
+    "Strategy.backward": "b4714873cc5c8c6c",
     "Strategy.batch_to_device": "f13499412829fd2a",
     "Strategy.on_train_batch_start": "300dd5bfe210303a",
     "call._call_callback_hooks": "c171fbda7ef977ab",

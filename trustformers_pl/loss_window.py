@@ -83,8 +83,12 @@ class LossWindow:
             RefusedError: A term would have had to be counted ahead.
         """
         loss = contributions[LOSS]
-        self._counts.append({name: part.count for name, part in contributions.items()})
-        total = loss.sum if len(contributions) == 1 else self._with_terms(contributions, module)
+        if len(contributions) == 1:
+            self._counts.append({LOSS: loss.count})
+            total = loss.sum
+        else:
+            self._counts.append({name: part.count for name, part in contributions.items()})
+            total = self._with_terms(contributions, module)
         if self._reference is None:
             count = as_count(loss.count)
             # One for all ranks, or their gradients could not be added.
@@ -126,20 +130,24 @@ class LossWindow:
             all data ranks: scalars, left on their device.
         """
         trainer = module.trainer
-        count = self._closing_count(module)
+        several_ranks = trainer.world_size > 1
+        if several_ranks or len(self._counts) > 1 or self._declared or self._expected:
+            count = self._closing_count(module, several_ranks=several_ranks)
+        else:  # the usual window: one micro-batch, nothing but its loss
+            given = self._counts.pop()[LOSS]
+            count = given if isinstance(given, Tensor) else as_count(given)
         assert self._reference is not None
         # Lightning divides each loss by the number of micro-batches, and strategies average over the data ranks.
-        parts = trainer.accumulate_grad_batches * (data_ranks(module) if trainer.world_size > 1 else 1)
+        parts = trainer.accumulate_grad_batches * (data_ranks(module) if several_ranks else 1)
         # Looking at a count is cheap on the CPU; elsewhere it would wait for the device.
-        if parts == 1 and count.device.type == "cpu" and count.item() == self._reference:
+        if parts == 1 and count.is_cpu and count.item() == self._reference:
             return None, count
         return self._reference * parts / count, count
 
-    def _closing_count(self, module: LightningModule) -> Tensor:
+    def _closing_count(self, module: LightningModule, *, several_ranks: bool) -> Tensor:
         """The loss's count in the window; where anything was said of counts, they are kept for `verify`."""
         rows, declared, expected = self._counts, self._declared, self._expected
         self.forget()
-        several_ranks = module.trainer.world_size > 1
         if expected or (any(declared.values()) and (several_ranks or len(rows) > 1)):
             counts = [[as_count(row.get(name, 0)).to(module.device) for name in declared] for row in rows]
             products = products_of(counts)
@@ -164,7 +172,7 @@ class LossWindow:
 
 def as_count(count: Tensor | float) -> Tensor:
     """A count as a float32 scalar on its device."""
-    return count.float() if isinstance(count, Tensor) else torch.tensor(float(count))
+    return count.float() if isinstance(count, Tensor) else torch.tensor(float(count), dtype=torch.float32)
 
 
 def sum_over_data_ranks(values: Tensor, module: LightningModule) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
@@ -144,9 +144,7 @@ class MeshStrategy(DDPStrategy):
             self.model.reducer._push_all_rebuilt_params()
             self.model.reducer._rebuild_buckets()
 
-    @override
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
-        return super(DDPStrategy, self).optimizer_step(*args, **kwargs)
+    optimizer_step = Strategy.optimizer_step  # DDP's averages models, by hooks that this strategy does not have
 
 
 def mesh_sizes(dimensions: Sequence[Dimension], ranks: int) -> dict[str, int]:

@@ -50,6 +50,11 @@ class Plugin:
         self.config = config
         self.name = name
 
+    def written(self) -> dict[str, Any]:
+        """The section's values that are not the defaults: arguments of a part that has the same defaults."""
+        fields = dataclasses.fields(self.config)
+        return {field.name: value for field in fields if (value := getattr(self.config, field.name)) != field.default}
+
     @classmethod
     def traits(cls, config: Any) -> Traits:
         """What this configuration claims, provides, requires, refuses and comes after. No side effects."""

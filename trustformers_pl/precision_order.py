@@ -19,7 +19,7 @@ from trustformers_pl.loss_window import LossWindow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from lightning import LightningModule
+    from lightning import LightningModule, Trainer
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -58,7 +58,7 @@ class OrderedPrecision(Precision):
         if name not in (*AUTOCAST, *CONVERTED, "32-true", "64-true"):
             raise RefusedError(f"precision {precision!r} has no gradient order; use 32-true, bf16-mixed or 16-mixed")
         self.precision = name  # type: ignore[assignment]
-        self.order = GradientOrder(rules)
+        self.order = GradientOrder(rules, of_16_bits=name in CONVERTED)
         self.scaler = scaler
         self.last_step: GradientStep | None = None
         self.hooks: StepHooks | None = None  # the lean loop's, while it trains
@@ -74,11 +74,15 @@ class OrderedPrecision(Precision):
         """Convert the weights where the precision says so, and let composable modules keep sums."""
         trainer = getattr(module, "_trainer", None)
         self._device = trainer.strategy.root_device.type if trainer is not None else "cpu"
-        if self.precision == "16-mixed" and self.scaler is None:
-            self.scaler = torch.amp.GradScaler(self._device)
+        if self.scaler is None:
+            self.scaler = self.make_scaler(self._device)
         if isinstance(module, DecomposedLoss):
             module.loss_window = LossWindow()
         return self._inner.convert_module(module)
+
+    def make_scaler(self, device: str) -> torch.amp.GradScaler | None:
+        """The scaler of a run that was given none: torch's own for `16-mixed`."""
+        return torch.amp.GradScaler(device) if self.precision == "16-mixed" else None
 
     @override
     def convert_input(self, data: Any) -> Any:
@@ -183,3 +187,22 @@ class OrderedPrecision(Precision):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.scaler is not None and "scaler" in state_dict:
             self.scaler.load_state_dict(state_dict["scaler"])
+
+
+def gradient_order(trainer: Trainer, who: str) -> GradientOrder:
+    """The gradient order of a Trainer, for a callback that adds rules to it in `setup`.
+
+    Args:
+        trainer: Whose Precision is asked.
+        who: The callback's class, for the message.
+
+    Raises:
+        RefusedError: The Trainer's Precision has no such order.
+    """
+    precision = trainer.precision_plugin
+    if not isinstance(precision, OrderedPrecision):
+        raise RefusedError(
+            f"{who} acts in the gradient order, and {type(precision).__name__} has none; give the Trainer "
+            "plugins=[OrderedPrecision()] from trustformers_pl.precision_order"
+        )
+    return precision.order

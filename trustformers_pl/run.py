@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trustformers_pl.compose import user_class
 from trustformers_pl.errors import CheckpointError, RecipeError, RefusedError
-from trustformers_pl.evaluation import refuse_unable
+from trustformers_pl.evaluation import evaluating, refuse_unable, state_for_evaluation
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.outcome import forget_outcome, record_fit
 from trustformers_pl.quiet import quiet_lightning
@@ -94,7 +94,7 @@ class Run:
         Raises:
             CheckpointError: There is no whole checkpoint.
         """
-        path = self._announce(self.required_ckpt_path())
+        path = self._evaluated_path()
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
             results = self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
@@ -107,7 +107,7 @@ class Run:
             CheckpointError: There is no whole checkpoint.
         """
         refuse_unable(self, "test_step", "test_dataloader")
-        path = self._announce(self.required_ckpt_path())
+        path = self._evaluated_path()
         with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
             results = self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
@@ -129,7 +129,7 @@ class Run:
         from trustformers_pl.predictions import PredictionWriter
 
         refuse_unable(self, "predict_step", "predict_dataloader")
-        path = self._announce(self.required_ckpt_path())
+        path = self._evaluated_path()
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         writer = PredictionWriter(Path(out) if out is not None else self.folder / PREDICTIONS)
         callbacks.append(writer)
@@ -147,6 +147,11 @@ class Run:
         names = [plugin.name for plugin in self.assembly.plan.plugins if plugin.name in calls]
         return {name: calls[name].function(*(self for _ in calls[name].argnames)) for name in names}
 
+    def callbacks(self, name: str) -> list[Any]:
+        """The Trainer's callbacks whose class has this name: a feature's own, for its `probe` and `report`."""
+        found: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in found if user_class(type(callback)).__name__ == name]
+
     def load_weights(self) -> str:
         """Put the newest checkpoint's weights into the module; returns which one.
 
@@ -158,6 +163,15 @@ class Run:
         self.module.configure_model()  # only then the module has all its parameters
         with as_our_own(self.assembly.plan.place("model"), path):
             self.module.load_state_dict(checkpoint["state_dict"])
+        for callback in state_for_evaluation(self.trainer, checkpoint):
+            callback.put_into(self.module)
+        return path
+
+    def _evaluated_path(self) -> Any:
+        """The newest whole checkpoint, after the callbacks that evaluations need have their state from it."""
+        path = self._announce(self.required_ckpt_path())
+        if evaluating(self.trainer):
+            state_for_evaluation(self.trainer, self.trainer.strategy.checkpoint_io.load_checkpoint(path))
         return path
 
     def export(self, folder: str | Path) -> Path:

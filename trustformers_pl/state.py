@@ -111,10 +111,11 @@ def _checked(name: str, given: object) -> State:
     return given
 
 
-def give_back(parts: Mapping[str, Stateful], stored: Mapping[str, Any]) -> None:
-    """As `restore`, for named parts."""
-    _warn("resume: the checkpoint has no state of %s; it starts anew", parts.keys() - stored.keys())
-    _warn("resume: nothing in this run takes the stored state of %s; it is left out", stored.keys() - parts.keys())
+def give_back(parts: Mapping[str, Stateful], stored: Mapping[str, Any], *, quiet: bool = False) -> None:
+    """As `restore`, for named parts; where they are a choice, nothing is said of the others."""
+    if not quiet:
+        _warn("resume: the checkpoint has no state of %s; it starts anew", parts.keys() - stored.keys())
+        _warn("resume: nothing in this run takes the stored state of %s; it is left out", stored.keys() - parts.keys())
     for name, part in parts.items():
         for scope, record in stored.get(name, {}).items():
             _give_back(name, part, Scope(scope), record)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OF_THE_LOSS = ("loss", "loss_sum", "count", "train_loss", "val_loss", "test_loss")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: one is made at every step, and freezing costs more than its four attributes
 class Contribution:
     """A part of what a step minimises: a sum over elements, their number, and the weight of its mean.
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trustformers_pl.answers import calls
 from trustformers_pl.gradients import GradientPhase
 from trustformers_pl.parts import Part, Script
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trustformers_pl.assembly import Assembly
     from trustformers_pl.plan import Plan
 
+ENGINE = "engine"
 BY_ITSELF = {
     GradientPhase.SYNC: "gradients are summed over the data ranks during the backward pass",
     GradientPhase.UNSCALE: "the loss scale of 16-bit training is taken out",
@@ -46,12 +50,12 @@ def timeline(assembly: Assembly) -> list[Moment]:
     moments = [
         Moment("batch", "data", _called(assembly.data.args[0]) if assembly.data is not None else "the module's loader"),
         *_forward(assembly),
-        Moment("backward", "engine", "Lightning's backward, once a micro-batch"),
+        Moment("backward", ENGINE, "Lightning's backward, once a micro-batch"),
     ]
     for phase in GradientPhase:
         moments += _gradient(assembly, phase)
         if phase is GradientPhase.PENALTIES:
-            moments.append(Moment("hooks", "engine", "on_before_optimizer_step of module and callbacks"))
+            moments.append(Moment("hooks", ENGINE, "on_before_optimizer_step of module and callbacks"))
     moments += [Moment("after", name, _called(item)) for name, item in answers(plan, "callbacks")]
     moments += [Moment("log", name, _called(item)) for name, item in answers(plan, "loggers")]
     return moments
@@ -71,19 +75,34 @@ def _forward(assembly: Assembly) -> list[Moment]:
 def _gradient(assembly: Assembly, phase: GradientPhase) -> list[Moment]:
     plan = assembly.plan
     what = {
-        GradientPhase.CLIP: _clipping(plan),
+        GradientPhase.CLIP: _clipping(assembly),
         GradientPhase.STEP: "the module's own optimizer" if assembly.optimizer is None else _called(assembly.optimizer),
         GradientPhase.SCHEDULE: _called(assembly.schedule) if assembly.schedule is not None else "",
     }.get(phase, BY_ITSELF[phase])
-    owner = {GradientPhase.STEP: "optimizer", GradientPhase.SCHEDULE: "lr_schedule"}.get(phase)
-    who = next((name for name, _ in answers(plan, owner)), "engine") if owner else "engine"
-    moments = [Moment(phase.value, who, what)] if what else []
+    moments = [Moment(phase.value, _owner(plan, phase), what)] if what else []
     return moments + [Moment(phase.value, name, _called(rule)) for name, rule in answers(plan, "gradient", phase=phase)]
 
 
-def _clipping(plan: Plan) -> str:
-    value = plan.trainer.get("gradient_clip_val")
-    return f"by {plan.trainer.get('gradient_clip_algorithm') or 'norm'}, to {value}" if value else ""
+def _owner(plan: Plan, phase: GradientPhase) -> str:
+    """Whose the phase's own work is: a feature's that answers its hook or sets its argument, or the engine's."""
+    if phase is GradientPhase.CLIP:
+        return next(
+            (name for name, answer in calls(plan, "trainer_arguments") if "gradient_clip_val" in (answer or ())), ENGINE
+        )
+    hook = {GradientPhase.STEP: "optimizer", GradientPhase.SCHEDULE: "lr_schedule"}.get(phase)
+    return next((name for name, _ in answers(plan, hook)), ENGINE) if hook else ENGINE
+
+
+def _clipping(assembly: Assembly) -> str:
+    arguments = _trainer_arguments(assembly)
+    value = arguments.get("gradient_clip_val")
+    return f"by {arguments.get('gradient_clip_algorithm') or 'norm'}, to {value}" if value else ""
+
+
+def _trainer_arguments(assembly: Assembly) -> Mapping[str, Any]:
+    """Of the `lightning.Trainer` call inside `exact_loop(...)`."""
+    trainer = assembly.trainer.args[0]
+    return trainer.kwargs if isinstance(trainer, Part) else {}
 
 
 def answers(plan: Plan, hook: str, **more: Any) -> list[tuple[str, Any]]:

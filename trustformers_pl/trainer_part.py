@@ -64,8 +64,8 @@ def trainer_part(plan: Plan) -> tuple[Part, dict[str, tuple[str, ...]]]:
     return part("trustformers_pl.loop:exact_loop", Part("lightning:Trainer", (), arguments)), sections
 
 
-def _precision(plan: Plan, name: str | int | None) -> Part:
-    """The gradient order with the plugins' rules, in the precision that the recipe names."""
+def _precision(plan: Plan, given: Part | str | int | None) -> Part:
+    """The gradient order with the plugins' rules, in the precision that the recipe names, or that its owner makes."""
     rules: dict[str, tuple[Any, ...]] = {}
     for phase in GradientPhase:
         found = answers(plan, "gradient", phase=phase)
@@ -76,8 +76,9 @@ def _precision(plan: Plan, name: str | int | None) -> Part:
             )
         if found:
             rules[phase.value] = tuple(items(found))
-    arguments: dict[str, Any] = {} if name is None else {"precision": name}
-    return Part("trustformers_pl.precision_order:OrderedPrecision", (), arguments | ({"rules": rules} if rules else {}))
+    named = {} if given is None else {"precision": given}
+    made = given if isinstance(given, Part) else Part("trustformers_pl.precision_order:OrderedPrecision", (), named)
+    return Part(made.target, made.args, {**made.kwargs, **({"rules": rules} if rules else {})})
 
 
 def _strategy(plan: Plan, dimensions: list[Answer]) -> Any:

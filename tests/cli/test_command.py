@@ -89,13 +89,13 @@ def test_explain_shows_values_with_origin_and_features_in_order(write: Write, co
 
 def test_explain_shows_a_training_step_phase_by_phase(write: Write, command: Command) -> None:
     recipe = write(more="schedule: {name: cosine}\ncsv: {}\nddp: {}\n")
-    out = command("explain", recipe, "--trainer.gradient_clip_val=1.0")[1]
+    out = command("explain", recipe, "--clip.norm=1.0")[1]
     table = out.partition("A TRAINING STEP")[2].partition("# The same run")[0]
     moments = [tuple(re.split(r" {2,}", line.strip())) for line in table.splitlines()[1:] if line.strip()]
     assert [phase for phase, *_ in moments] == [
         "batch", "forward", "backward", "sync", "unscale", "divide", "hooks", "finite", "clip", "step", "schedule", "log",
     ]  # fmt: skip
-    assert ("clip", "engine", "by norm, to 1.0") in moments
+    assert ("clip", "clip", "by norm, to 1.0") in moments
     assert (
         "step",
         "optimizer.adamw",

@@ -69,3 +69,38 @@ class TestWSD(Conformance):
 class TestUnfreeze(Conformance):
     plugin = "unfreeze"
     neutral: ClassVar[Sections] = {"stages": [{"match": "*norm*", "step": 0}]}
+
+
+class TestAccumulate(Conformance):
+    plugin = "accumulate"
+    neutral: ClassVar[Sections] = {"batches": 1}
+
+
+class TestClip(Conformance):
+    plugin = "clip"
+    neutral: ClassVar[Sections] = {"norm": 1e30}
+
+
+class TestEarlyStopping(Conformance):
+    plugin = "early_stopping"
+    neutral: ClassVar[Sections] = {"patience": 1000}
+
+
+class TestEMA(Conformance):
+    plugin = "ema"
+    neutral: ClassVar[Sections] = {"decay": 0.0, "warmup": False}
+
+
+class TestFinite(Conformance):
+    plugin = "finite"
+    neutral: ClassVar[Sections] = {"policy": "stop"}
+
+
+class TestPrecision(Conformance):
+    plugin = "precision"
+    neutral: ClassVar[Sections] = {"dtype": "fp32"}
+
+
+class TestFloat16(Conformance):
+    plugin = "precision"
+    section: ClassVar[Sections] = {"dtype": "fp16", "opt_level": "O2", "loss_scale": "dynamic", "initial_scale": 1024.0}

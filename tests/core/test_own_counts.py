@@ -292,7 +292,7 @@ def test_terms_of_two_plugins_in_a_recipe(write: Any, install: Any) -> None:
     """Expected: AdamW of torch on whole windows, with the loss written as in the plugins' descriptions."""
     install("terms-pack", PACK, trustformers_pl=OFFERS)
     text = Path(write()).read_text().replace("tiny.Composable", "tiny.Countable").replace("6", "3")
-    overrides = ["trainer.accumulate_grad_batches=3", "optimizer.lr=0.01", "optimizer.weight_decay=0.0"]
+    overrides = ["accumulate.batches=3", "optimizer.lr=0.01", "optimizer.weight_decay=0.0"]
     overrides += ["data.init_args.count=30", "data.init_args.shuffle=false"]
     run, expected = (assemble(write(text, "positive: {}\nnear: {}\n"), overrides) for _ in range(2))
     run.fit("never")
@@ -316,4 +316,4 @@ def test_a_recipe_is_refused_before_anything_starts(write: Any, install: Any) ->
     recipe = write(more="silent: {}\npositive: {}\n")
     assemble(recipe)
     with pytest.raises(RefusedError, match=r"'silent' does not say .*\n.*give Composable `loss_count\(batch\)`"):
-        assemble(recipe, ["trainer.accumulate_grad_batches=2"])
+        assemble(recipe, ["accumulate.batches=2"])

@@ -21,7 +21,8 @@ from trustformers_pl.checkpoint.folder import steps
 RECIPE = """\
 model: {class_path: tiny.Countable, init_args: {dropout: 0.3}}
 data: {class_path: tiny.Data, init_args: {count: 30}}
-trainer: {max_steps: 8, accelerator: cpu, accumulate_grad_batches: 3, log_every_n_steps: 1}
+trainer: {max_steps: 8, accelerator: cpu, log_every_n_steps: 1}
+accumulate: {batches: 3}
 optimizer: {name: adamw, lr: 0.05}
 checkpoint: {every_n_steps: 1, keep_last: 100}
 csv: {}

@@ -189,9 +189,10 @@ def test_held_parameters_have_neither_state_nor_decay_nor_a_share_in_the_norm() 
     """Two steps of AdamW with everything but the norm held are those of a run in which it is frozen."""
     held = {"unfreeze": {"stages": [{"match": "[eb]*", "step": 100}]}, "optimizer": {"name": "adamw", "lr": 0.1}}
     frozen = {"optimizer": {"name": "adamw", "lr": 0.1, "freeze": ["[eb]*"]}}
-    trainer = {**RECIPE["trainer"], "max_steps": 2, "gradient_clip_val": 1e-3}
-    one, _, weights = trained(**held, trainer={**trainer, "default_root_dir": "held"})
-    _, _, expected = trained(**frozen, trainer={**trainer, "default_root_dir": "frozen"})
+    trainer = {**RECIPE["trainer"], "max_steps": 2}
+    clip = {"norm": 1e-3}
+    one, _, weights = trained(**held, clip=clip, trainer={**trainer, "default_root_dir": "held"})
+    _, _, expected = trained(**frozen, clip=clip, trainer={**trainer, "default_root_dir": "frozen"})
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
     assert len(one.trainer.optimizers[0].state) == 1
 

@@ -117,6 +117,8 @@ class DataPhases:
         Raises:
             DataError: The owner of SHARD leaves a rank without samples.
         """
+        if ranks == 1 and self.shard is contiguous_share:
+            return indices
         share = self.shard(indices, rank, ranks)
         if not len(share):
             raise DataError(f"data: {_name(self.shard)} leaves rank {rank} of {ranks} without samples of a batch")

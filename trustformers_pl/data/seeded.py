@@ -91,8 +91,10 @@ class SeededBatches(Dataset[Any]):
     def __getitem__(self, key: tuple[int, list[int] | int]) -> Any:
         """Fetch and collate the samples at `indices` of `(epoch, indices)`; an int is one sample, not a batch."""
         epoch, indices = key
+        if not self.draws:
+            return self.collate_fn(self._fetch(epoch, indices))
         in_main_process = get_worker_info() is None
-        with preserved_generators() if self.draws and in_main_process else nullcontext():
+        with preserved_generators() if in_main_process else nullcontext():
             samples = self._fetch(epoch, indices)
             self._reseed(epoch, "collate", indices if isinstance(indices, int) else indices[0])
             return self.collate_fn(samples)

@@ -51,8 +51,7 @@ class UnfreezePlugin(Plugin):
     @hookimpl
     def probe(self, run: Run) -> str | None:
         """How many gradients were taken away."""
-        callbacks: list[Any] = run.trainer.callbacks  # type: ignore[attr-defined]
-        held = sum(c.held for c in callbacks if type(c).__name__ == "GradualUnfreezing")
+        held = sum(callback.held for callback in run.callbacks("GradualUnfreezing"))
         return f"held {held} gradients" if held else None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Callback
 from typing_extensions import override
 
 from trustformers_pl.errors import RefusedError
+from trustformers_pl.tracking.log import is_due, log_scalars
 from trustformers_pl.tracking.measures import scalars, total_norm, window_metrics
 from trustformers_pl.tracking.perplexity import text_metrics
 from trustformers_pl.tracking.throughput import Throughput
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from trustformers_pl.gradients import GradientStep
-
-
-def is_due(trainer: Trainer) -> bool:
-    """Whether Lightning itself logs the optimizer step that is running.
-
-    Args:
-        trainer: A trainer that is fitting.
-
-    Returns:
-        Lightning's own decision, taken at any point of the step before it ends.
-    """
-    # What `_LoggerConnector.should_update_logs` comes to while training, without finding out that it does train.
-    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    stepped: int = trainer.fit_loop.epoch_loop._batches_that_stepped
-    due = every != 0 and ((stepped + 1) % every == 0 or trainer.should_stop)
-    return due or bool(getattr(trainer, "fast_dev_run", False))
 
 
 def ordered_step(trainer: Trainer) -> GradientStep | None:
@@ -110,7 +94,7 @@ class Metrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the micro-batch's count; on a due step keep its losses, and log when the optimizer has stepped."""
-        outputs = outputs if isinstance(outputs, Mapping) else {}
+        outputs = outputs if type(outputs) is dict or isinstance(outputs, Mapping) else {}
         if self._throughput and "count" in outputs:
             self._throughput.add(outputs["count"])
         if is_due(trainer):
@@ -126,10 +110,7 @@ class Metrics(Callback):
         self._window, self._stepping = [], None
         if self._throughput and (speed := self._throughput.read()) is not None:
             metrics["tokens_per_second"] = speed
-        # Not `pl_module.log`: what it was given on one step, Lightning goes through on every step, rounds to float32,
-        # and logs again under a later step's number when a callback sets `should_stop`.
-        trainer._logger_connector.log_metrics(dict[str, Any](metrics))
-        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
+        log_scalars(trainer, metrics)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

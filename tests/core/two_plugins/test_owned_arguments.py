@@ -11,18 +11,18 @@ from trustformers_pl.factory import assemble
 
 
 def test_two_values_for_one_argument_are_refused(refused: Any) -> None:
-    answers = {"zzz": '{"accumulate_grad_batches": 2}', "aaa": '{"accumulate_grad_batches": 3}'}
-    assert refused("trainer_arguments", owns="accumulate_grad_batches", **answers) == (
+    answers = {"zzz": '{"log_every_n_steps": 2}', "aaa": '{"log_every_n_steps": 3}'}
+    assert refused("trainer_arguments", owns="log_every_n_steps", **answers) == (
         RefusedError,
-        "recipe.yaml:10: zzz sets trainer.accumulate_grad_batches to 2, and aaa to 3; remove one of the two sections, or "
+        "recipe.yaml:10: zzz sets trainer.log_every_n_steps to 2, and aaa to 3; remove one of the two sections, or "
         "let them agree",
     )
 
 
 def test_two_that_agree_are_one(write: Any, install_two: Any) -> None:
-    answer = '{"accumulate_grad_batches": 2}'
-    install_two("trainer_arguments", zzz=answer, aaa=answer, owns="accumulate_grad_batches")
-    assert assemble(write(more="aaa: {}\nzzz: {}\n")).trainer.accumulate_grad_batches == 2
+    answer = '{"log_every_n_steps": 2}'
+    install_two("trainer_arguments", zzz=answer, aaa=answer, owns="log_every_n_steps")
+    assert assemble(write(more="aaa: {}\nzzz: {}\n")).trainer.log_every_n_steps == 2
 
 
 def test_an_owned_argument_is_not_written_too(write: Any, install_two: Any) -> None:

@@ -1,0 +1,55 @@
+"""The section `finite`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from trustformers_pl.hookspecs import hookimpl
+from trustformers_pl.parts import Part, part
+from trustformers_pl.plugins import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trustformers_pl.plan import Plan
+    from trustformers_pl.run import Run
+
+
+class FinitePlugin(Plugin):
+    """What happens when gradients are not finite: the run stops, or the step is skipped."""
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"policy": "skip"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The `finite` section."""
+
+        policy: Literal["stop", "skip"] = "stop"
+        """`stop` ends the run before the weights are touched, as without this section; `skip` leaves the step out."""
+        max_consecutive: int = 10
+        """Steps skipped in a row after which the run stops all the same."""
+
+        def __post_init__(self) -> None:
+            """Refuse what is no number of steps."""
+            if self.max_consecutive < 1:
+                raise ValueError(f"max_consecutive must be at least 1, but is {self.max_consecutive}")
+
+    config: Config
+
+    @hookimpl
+    def callbacks(self, plan: Plan) -> list[Part]:
+        """The callback that decides; nothing for what the engine does anyway."""
+        del plan
+        if self.config.policy == "stop":
+            return []
+        return [part("trustformers_pl.optim:SkipNonFinite", self.config.max_consecutive)]
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """The policy, and how often it was needed."""
+        if self.config.policy == "stop":
+            last = getattr(run.trainer.precision_plugin, "last_step", None)
+            return "stops; every step was finite" if last is not None and last.finite else None
+        return next((f"skipped {callback.skipped} steps" for callback in run.callbacks("SkipNonFinite")), None)
