@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tiny_hf import llama, ragged, transformers
+from tiny_hf import gguf_llama, llama, ragged, transformers
 
 from trustformers_pl.data import ByteTokenizer
 from trustformers_pl.errors import RecipeError, RefusedError
@@ -219,6 +219,21 @@ def test_a_run_resumes_exports_and_reads_the_weights_once(
     trained.load_weights()
     batch = {"input_ids": torch.tensor([list(b"the quick")])}
     assert torch.equal(stock("given")(**batch).logits, trained.module(batch))
+
+
+def test_a_gguf_file_becomes_a_folder(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    Path("small").mkdir()
+    model = HFCausalLM(path=gguf_llama("small/model.gguf")).eval()
+    batch = {"input_ids": torch.arange(8)[None]}
+    # Source: transformers' own reading of the file.
+    theirs = transformers().AutoModelForCausalLM.from_pretrained("small", gguf_file="model.gguf", dtype=torch.float32)
+    assert torch.equal(model(batch), theirs(**batch).logits)
+    assert torch.equal(HFCausalLM(path="small", gguf_file="model.gguf").eval()(batch), model(batch))
+    model.save_pretrained("saved")
+    assert "no tokenizer is written: small/model.gguf: AutoTokenizer cannot read it (" in caplog.text
+    assert torch.equal(stock("saved")(**batch).logits, model(batch))
 
 
 def test_export_of_another_model_is_refused(write: Callable[..., str], command: Callable[..., Any]) -> None:

@@ -59,6 +59,31 @@ def bert(folder: str = "bert", *, classes: int = 3, head: bool = True, **changes
     return folder
 
 
+def gguf_llama(path: str) -> str:
+    """One layer in a GGUF file, by the package `gguf`; without a tokenizer."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in {
+        "block_count": 1, "context_length": 16, "embedding_length": 16, "feed_forward_length": 24, "head_count": 4,
+        "head_count_kv": 2, "vocab_size": 64, "rope_dimension_count": 4, "layer_norm_rms_eps": 1e-5,
+        "rope_freq_base": 1e4,
+    }.items():  # fmt: skip
+        getattr(writer, f"add_{name}")(value)
+    shapes = {"token_embd": (64, 16), "output_norm": (16,), "output": (64, 16)}
+    layer = {"attn_norm": (16,), "ffn_norm": (16,), "attn_q": (16, 16), "attn_k": (8, 16), "attn_v": (8, 16)}
+    layer |= {"attn_output": (16, 16), "ffn_gate": (24, 16), "ffn_up": (24, 16), "ffn_down": (16, 24)}
+    generator = np.random.default_rng(0)
+    for name, shape in (shapes | {f"blk.0.{name}": shape for name, shape in layer.items()}).items():
+        writer.add_tensor(f"{name}.weight", generator.standard_normal(shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def ragged(vocabulary: int, lengths: tuple[int, ...] = (5, 12, 2, 7), width: int = 12) -> dict[str, torch.Tensor]:
     """Sequences of these lengths, padded on the right with random tokens."""
     generator = torch.Generator().manual_seed(1)

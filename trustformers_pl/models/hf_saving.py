@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.durable import sync_folder
-from trustformers_pl.errors import RefusedError
+from trustformers_pl.errors import RecipeError, RefusedError
 from trustformers_pl.models.hf_folder import quiet
 
 if TYPE_CHECKING:
     from trustformers_pl.models.hf_folder import ModelFolder
+
+logger = logging.getLogger(__name__)
 
 
 def save_model(model: Any, source: ModelFolder, folder: str | Path) -> None:
@@ -32,7 +35,7 @@ def save_model(model: Any, source: ModelFolder, folder: str | Path) -> None:
     unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer = source.tokenizer()
+        tokenizer = _tokenizer(source)
         with quiet():
             model.save_pretrained(unfinished)
             if tokenizer is not None:
@@ -45,6 +48,14 @@ def save_model(model: Any, source: ModelFolder, folder: str | Path) -> None:
         raise RefusedError(f"{target}: cannot be written ({error.strerror}); give another folder") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _tokenizer(source: ModelFolder) -> Any | None:
+    try:
+        return source.tokenizer()
+    except RecipeError as error:  # a model without a tokenizer is a model all the same
+        logger.warning("no tokenizer is written: %s", error)
+        return None
 
 
 def _sync(file: Path) -> None:
