@@ -26,7 +26,7 @@ def fetched(*models: str) -> None:
     for folder in (HF, SENTIMENT):
         target = Path("examples") / folder.name
         target.mkdir(parents=True)
-        for file in folder.glob("*.*"):
+        for file in folder.glob("[!.]*.*"):
             shutil.copy(file, target)
     calls = [["examples/hf/fetch.py", *models]]
     if not Path("examples/sentiment/movies.csv").exists():

@@ -89,6 +89,43 @@ def test_packed_documents_are_as_if_alone(model: HFCausalLM) -> None:
     assert positions_in(document_ids).tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2]]
 
 
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32},
+    "GPTNeoX": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "Mistral": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 4},
+    "OPT": {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "word_embed_proj_dim": 16},
+    "Bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_that_look_across_documents_are_refused(name: str) -> None:
+    """OPT and BLOOM ignore positions that start again; a leak would make the loss too low and say nothing."""
+    hf = transformers()
+    torch.manual_seed(0)
+    config = getattr(hf, f"{name}Config")(vocab_size=64, bos_token_id=1, eos_token_id=2, **ARCHITECTURES[name])
+    theirs = hf.AutoModelForCausalLM.from_config(config)
+    for parameter in theirs.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    theirs.save_pretrained("other")
+    model = HFCausalLM(path="other").double().eval()
+    tokens, document_ids = torch.randint(4, 60, (1, 9)), torch.tensor([[0] * 5 + [1] * 4])
+    if name in ("OPT", "Bloom"):
+        with pytest.raises(
+            RefusedError, match=rf"{name}ForCausalLM looks across documents in a row; use packing: conc"
+        ):
+            model({"input_ids": tokens, "document_ids": document_ids})
+        return
+    # Source: each document by itself.
+    alone = [model({"input_ids": part}) for part in tokens.split([5, 4], dim=1)]
+    together = model({"input_ids": tokens, "document_ids": document_ids})
+    torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=0, atol=1e-10)
+    # Source: transformers' own generate.
+    theirs.generation_config.eos_token_id = None
+    expected = theirs.double().eval().generate(tokens, max_new_tokens=4, do_sample=False)
+    assert torch.equal(model.generate(tokens, max_new_tokens=4, temperature=0, stop=False), expected)
+
+
 def test_labels_are_the_next_tokens_where_both_are_there() -> None:
     tokens, mask = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 8]]), torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
     # By hand: nothing is predicted from or at padding, on either side.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trustformers_pl.errors import RefusedError
 from trustformers_pl.models.generation import continued, evaluating
 from trustformers_pl.models.next_token import IGNORED, NextTokenLoss
 from trustformers_pl.models.pretrained import DType, PretrainedModule
@@ -69,10 +71,28 @@ class HFCausalLM(NextTokenLoss, PretrainedModule):
         """Logits (B, T, V) of the token after each position of `input_ids` (B, T)."""
         inputs = self._inputs(batch)
         if "document_ids" in batch:
-            # From positions that start again, transformers sees the documents and keeps attention within them, but
-            # only where there is no mask; padding behind is a document of its own.
-            inputs = {"input_ids": inputs["input_ids"], "position_ids": positions_in(batch["document_ids"])}
+            if not self._keeps_documents_apart:
+                name = type(self.model).__name__
+                raise RefusedError(
+                    f"data: {name} looks across documents in a row; use packing: concat, or another model"
+                )
+            inputs = packed_inputs(batch["input_ids"], batch["document_ids"])
         return self.model(**inputs, use_cache=False).logits  # type: ignore[no-any-return]
+
+    @cached_property
+    def _keeps_documents_apart(self) -> bool:
+        """Whether the model heeds positions that start again: found by trying, for some architectures ignore them."""
+        device = next(self.model.parameters()).device
+        # Two rows with another first document each, and the same second one.
+        rows = torch.tensor([[0, 1, 1, 2], [2, 3, 1, 2]], device=device)
+        documents = torch.tensor([[0, 0, 1, 1]] * 2, device=device)
+        # Autocast would keep weights that it has cast here, where no gradient is wanted.
+        with evaluating(self), torch.autocast(device.type, enabled=False):
+            try:
+                logits = self.model(**packed_inputs(rows, documents), use_cache=False).logits
+            except TypeError:  # it takes no positions
+                return False
+        return torch.equal(logits[0, 2:], logits[1, 2:])
 
     def labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The batch's `labels` (B, T), or the input one position later."""
@@ -164,6 +184,15 @@ def next_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         return labels
     tokens = attention_mask.bool()
     return labels.masked_fill(~(tokens & F.pad(tokens[:, 1:], (0, 1))), IGNORED)
+
+
+def packed_inputs(input_ids: Tensor, document_ids: Tensor) -> dict[str, Tensor]:
+    """What `transformers` models are called with for documents packed in rows, both (B, T).
+
+    From positions that start again they see the documents, and keep attention within them, but only where there is no
+    mask; padding behind is a document of its own.
+    """
+    return {"input_ids": input_ids, "position_ids": positions_in(document_ids)}
 
 
 def positions_in(document_ids: Tensor) -> Tensor:
