@@ -11,3 +11,8 @@ class TestCheckpoint(Conformance):
 
 class TestDDP(Conformance):
     plugin = "ddp"
+
+
+class TestProfile(Conformance):
+    plugin = "profile"
+    measured = ("mfu",)

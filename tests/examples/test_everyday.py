@@ -1,0 +1,53 @@
+"""The recipes of the everyday sections on real text: a few steps of a small model each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from shown import ROOT
+
+from trustformers_pl.factory import assemble
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXAMPLES = ROOT / "examples"
+SMALL = ["model.init_args.d_model=16", "model.init_args.n_layers=1", "data.init_args.batch_size=4"]
+SMALL += ["trainer.max_steps=30", "trainer.val_check_interval=30", "trainer.limit_val_batches=2"]
+SMALL += ["samples.max_new_tokens=5", "schedule.warmup_steps=2", "csv.file=metrics.csv"]
+
+
+def column(folder: Path, name: str) -> list[float]:
+    rows = [line.split(",") for line in (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()]
+    index = rows[0].index(name)
+    return [float(row[index]) for row in rows[1:] if row[index]]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "evidence"),
+    [
+        ("precision/bf16.yaml", {"precision": "bf16 at O1"}),
+        ("precision/fp16.yaml", {"precision": "fp16 at O2, loss scale"}),
+        ("profiling/profile.yaml", {"profile": "operators recorded"}),
+        (
+            "optim/everyday.yaml",
+            {
+                "accumulate": "60 batches in 30 steps",
+                "ema": "30 updates",
+                "finite": "skipped 0 steps",
+                "early_stopping": "best val_loss",
+                "clip": "1.0 at most",
+            },
+        ),
+    ],
+)
+def test_it_learns_and_each_section_takes_part(recipe: str, evidence: dict[str, str]) -> None:
+    more = ["trainer.val_check_interval=60"] if "everyday" in recipe else []  # batches
+    run = assemble(EXAMPLES / recipe, [*SMALL, *more])
+    run.fit()
+    found = run.probe()
+    for section, expected in evidence.items():
+        assert expected in (found[section] or "")
+    losses = column(run.folder, "train_loss")
+    assert losses[-1] < losses[0]
