@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trustformers_pl.compose import user_class
-from trustformers_pl.errors import CheckpointError, RecipeError
+from trustformers_pl.errors import CheckpointError, RecipeError, RefusedError
 from trustformers_pl.evaluation import evaluating, refuse_unable, state_for_evaluation
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.outcome import forget_outcome, record_fit
@@ -78,6 +78,7 @@ class Run:
                 f"{self.folder}: its checkpoints are of another recipe ({'; '.join(differences)}); "
                 "--resume=force goes on with this one, --resume=never starts anew and keeps the old folder"
             )
+        self._announce(ckpt_path)
         if leads:
             record(self.folder, resolved)
             if differences or not ckpt_path:
@@ -161,7 +162,7 @@ class Run:
         Raises:
             CheckpointError: There is no whole checkpoint.
         """
-        path: str = self.required_ckpt_path()
+        path: str = self._announce(self.required_ckpt_path())
         checkpoint: dict[str, Any] = self.trainer.strategy.checkpoint_io.load_checkpoint(path)
         self.module.configure_model()  # only then the module has all its parameters
         with as_our_own(self.assembly.plan.place("model"), path):
@@ -172,9 +173,41 @@ class Run:
 
     def _evaluated_path(self) -> Any:
         """The newest whole checkpoint, after the callbacks that evaluations need have their state from it."""
-        path = self.required_ckpt_path()
+        path = self._announce(self.required_ckpt_path())
         if evaluating(self.trainer):
             state_for_evaluation(self.trainer, self.trainer.strategy.checkpoint_io.load_checkpoint(path))
+        return path
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the newest checkpoint's model for other programs, in the module's own way: `save_pretrained`.
+
+        Args:
+            folder: Made here.
+
+        Returns:
+            It.
+
+        Raises:
+            RefusedError: The module has no such method, or the folder is there already.
+            CheckpointError: There is no whole checkpoint.
+        """
+        if not callable(getattr(self.module, "save_pretrained", None)):
+            name = user_class(type(self.module)).__name__
+            raise RefusedError(
+                f"{self.assembly.plan.place('model')}: {name} has no save_pretrained(); its checkpoints are folders of "
+                "safetensors that any program can read"
+            )
+        self.load_weights()
+        if self.datamodule is not None:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("predict")  # what the data know of the model's classes
+        self.module.save_pretrained(folder, self.datamodule)  # type: ignore[operator]
+        return Path(folder)
+
+    def _announce(self, path: Any) -> Any:
+        """Tell a module that reads pretrained weights whether a checkpoint is about to bring them."""
+        if hasattr(self.module, "checkpoint_follows"):
+            self.module.checkpoint_follows = path is not None  # type: ignore[assignment]
         return path
 
     def ckpt_path(self) -> Any:

@@ -139,7 +139,7 @@ def all_loaders(data: LabelledText) -> list[Any]:
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text"\n', r"t\.jsonl:2: not JSON \("),
         ("t.jsonl", "[1]\n", r"t\.jsonl:1: not a JSON object"),
         ("t.jsonl", '{"text": ["a"], "label": 1}\n', r"t\.jsonl:1: text is a list"),
-        ("t.csv", b"text,label\ncaf\xe9,b\n", r"t\.csv: not UTF-8 \("),
+        ("t.csv", b"text,label\ncaf\xe9,b\n", r"t\.csv:2: not UTF-8 \(invalid continuation byte at byte 3"),
         ("t.csv", "text,label\na,b\nc,d\n", r"t\.csv: no text falls into the (train|val|test) split; give more texts"),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": "write the newest checkpoint's predictions to a file",
     "generate": "let the newest checkpoint's model continue a text",
     "report": "write a page about a run, or one that compares several, from their folders",
+    "export": "write the newest checkpoint's model to a folder, for other programs",
     "explain": "show every value and its origin, the features in order, a training step, and the run as Python",
     "plugins": "list the features that are installed",
     "new": "write the beginning of a recipe, or of a plugin's package",

@@ -39,6 +39,10 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help=OUT)
 
 
+def _export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="the folder to make")
+
+
 def _explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", action="store_true", help="also build the module, on no memory, and show its class")
 
@@ -64,6 +68,7 @@ OPTIONAL_RECIPE = {
 MORE: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "fit": _fit,
     "predict": _predict,
+    "export": _export,
     "explain": _explain,
     "generate": _generate,
     "plugins": _plugins,

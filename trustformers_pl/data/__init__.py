@@ -1,4 +1,4 @@
-"""Data: the order of samples as a pure function, loaders that start anywhere, and text that needs no download."""
+"""Data: the order of samples as a pure function, loaders that start anywhere, and text of every everyday form."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ if TYPE_CHECKING:
     from trustformers_pl.data.order import counter_seed, epoch_order
     from trustformers_pl.data.phases import DataPhases
     from trustformers_pl.data.text import ByteText
+    from trustformers_pl.data.text_data import TextData
+    from trustformers_pl.data.tokenizer import ByteTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
 
 __all__ = [
     "ByteText",
+    "ByteTokenizer",
     "DataPhases",
     "LabelledText",
     "ResumableLoader",
+    "SubwordTokenizer",
+    "TextData",
+    "Tokenizer",
     "counter_seed",
     "epoch_order",
+    "load_tokenizer",
     "resumable",
     "resumable_datamodule",
     "why_not_resumable",
@@ -31,11 +38,16 @@ __getattr__, __dir__ = exports(
     __name__,
     {
         "ByteText": "text",
+        "ByteTokenizer": "tokenizer",
         "DataPhases": "phases",
         "LabelledText": "labelled_text",
         "ResumableLoader": "loader",
+        "SubwordTokenizer": "tokenizer",
+        "TextData": "text_data",
+        "Tokenizer": "tokenizer",
         "counter_seed": "order",
         "epoch_order": "order",
+        "load_tokenizer": "tokenizer",
         "resumable": "loader",
         "resumable_datamodule": "module",
         "why_not_resumable": "eligible",

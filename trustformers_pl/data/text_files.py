@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Folders of the standard library that hold tests or other people's packages.
-_NOT_THE_LIBRARY = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages"})
+NOT_THE_LIBRARY = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages"})
 
 
 def text_bytes(folder: str | None, pattern: str | None) -> Tensor:
@@ -36,20 +36,30 @@ def text_bytes(folder: str | None, pattern: str | None) -> Tensor:
     if folder is None:
         parts = list(_library_files(pattern or "*.py"))
     else:
-        parts = [_read_utf8(path) for path in _matching(Path(folder), pattern or "*")]
+        parts = [_read_utf8(path) for path in matching(Path(folder), pattern or "*")]
     joined = bytearray().join(parts)
     # torch.frombuffer refuses an empty buffer; too little text is the caller's to report.
     return torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8)
 
 
 def _library_files(pattern: str) -> Iterator[bytes]:
-    for path in _matching(Path(sysconfig.get_paths()["stdlib"]), pattern, skip=_NOT_THE_LIBRARY):
+    for path in matching(Path(sysconfig.get_paths()["stdlib"]), pattern, skip=NOT_THE_LIBRARY):
         content = _read(path)
         if _first_bad_byte(content) is None:
             yield content
 
 
-def _matching(root: Path, pattern: str, skip: frozenset[str] = frozenset()) -> list[Path]:
+def matching(root: Path, pattern: str, skip: frozenset[str] = frozenset()) -> list[Path]:
+    """The files under a folder that match a pattern, in the order of their paths, but for those with a leading dot.
+
+    Args:
+        root: The folder.
+        pattern: As `Path.rglob` reads it.
+        skip: Names of folders that are left out.
+
+    Raises:
+        DataError: There is no such folder, or no such file.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the path of a folder of text files")
     try:
@@ -60,6 +70,11 @@ def _matching(root: Path, pattern: str, skip: frozenset[str] = frozenset()) -> l
     if not names:
         raise DataError(f"{root}: no file matches {pattern!r}; change the pattern or the folder")
     return [found[name] for name in sorted(names, key=Path.as_posix)]
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether the file's content is UTF-8."""
+    return _first_bad_byte(_read(path)) is None
 
 
 def _hidden(name: Path) -> bool:

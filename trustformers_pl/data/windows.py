@@ -10,6 +10,8 @@ from torch.utils.data import Dataset, default_collate
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trustformers_pl.data.token_files import MappedTokens
+
 
 class Windows(Dataset[dict[str, "Tensor"]]):
     """Sample i is positions [i * length, (i + 1) * length) of a text, and the tokens one position later as labels.
@@ -17,20 +19,20 @@ class Windows(Dataset[dict[str, "Tensor"]]):
     Every token but the text's first is thus predicted once; what is left at the end, less than a window, is dropped.
 
     Args:
-        tokens: (N,), any integer dtype.
+        tokens: (N,), any integer dtype, in memory or mapped.
         length: Tokens a sample, less than N.
     """
 
     # Read by ResumableLoader: no random numbers are drawn here, so there is nothing to seed.
     deterministic = True
 
-    def __init__(self, tokens: Tensor, length: int) -> None:
+    def __init__(self, tokens: Tensor | MappedTokens, length: int) -> None:
         self.tokens = tokens
         self.length = length
         self._offsets = torch.arange(length + 1)
 
     def __len__(self) -> int:
-        return (len(self.tokens) - 1) // self.length
+        return max(0, len(self.tokens) - 1) // self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """`input_ids` and `labels` of one sample, (length,) int64 each.

@@ -40,6 +40,19 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     return x * cosines + torch.cat([second, first], dim=-1) * sines  # type: ignore[no-any-return]
 
 
+def within_documents(document_ids: Tensor) -> Tensor:
+    """Which positions see which, where several documents stand in a row: those before, of the same document.
+
+    Args:
+        document_ids: (B, T) int64, equal within a document.
+
+    Returns:
+        (B, 1, T, T) bool.
+    """
+    same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+    return same.tril()
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2) on rotated queries and keys, no biases.
 
@@ -65,7 +78,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend from each of the T new positions of `x` (B, T, d_model) to itself and all before it.
 
-        With `visible` (B, 1, 1, T) bool, attend to all positions where it is true, before and after.
+        With `visible`, which broadcasts to (B, 1, T, T) bool, attend to all positions where it is true instead.
         """
         batch, new, d_model = x.shape
         query, key, value = self.qkv(x).view(batch, new, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
@@ -126,7 +139,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, T, d_model) to (B, T, d_model); `rotation` (2, T, d_head) is that of the T positions.
 
-        `visible` (B, 1, 1, T) bool: see `Attention.forward`.
+        `visible`: see `Attention.forward`.
         """
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, cache, layer, visible))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trustformers_pl.decomposed import DecomposedLoss
-from trustformers_pl.errors import RefusedError
 from trustformers_pl.models.block import Block, rotation_table
+from trustformers_pl.models.classification import Classification
 from trustformers_pl.models.pooling import cls_pooling, mean_pooling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 
-class EncoderClassifier(DecomposedLoss, LightningModule):
+class EncoderClassifier(Classification, LightningModule):
     """Bidirectional transformer: the blocks of `GPT` without the causal mask, pooling, and a linear head.
 
     A batch is a mapping with `input_ids` (B, T) int64, `attention_mask` (B, T), true or 1 where there is a token and
@@ -64,7 +63,7 @@ class EncoderClassifier(DecomposedLoss, LightningModule):
         if pooling not in ("mean", "cls") or positions not in ("rotary", "learned"):
             raise ValueError(f"pooling {pooling!r} must be mean or cls, positions {positions!r} rotary or learned")
         self.save_hyperparameters()
-        self.context_length = context_length
+        self.n_classes, self.context_length = n_classes, context_length
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.position_embedding = nn.Embedding(context_length, d_model) if positions == "learned" else None
         self.cls = nn.Parameter(torch.empty(1, 1, d_model)) if pooling == "cls" else None
@@ -84,20 +83,6 @@ class EncoderClassifier(DecomposedLoss, LightningModule):
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=residual_std if name.endswith(("out.weight", "down.weight")) else 0.02)
         nn.init.zeros_(self.head.bias)
-
-    def setup(self, stage: str) -> None:
-        """Compare the number of classes with that of the data, where the data module has `classes`.
-
-        Raises:
-            RefusedError: They differ.
-        """
-        del stage
-        classes = self._class_names()
-        if classes is not None and len(classes) != self.head.out_features:
-            raise RefusedError(
-                f"model: n_classes is {self.head.out_features}, and the data have {len(classes)} classes "
-                f"({', '.join(map(str, classes[:5]))}); set model.init_args.n_classes={len(classes)}"
-            )
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, C) of the sequences `input_ids` (B, T).
@@ -126,43 +111,3 @@ class EncoderClassifier(DecomposedLoss, LightningModule):
         for block in self.blocks:
             x = block(x, rotation, visible=visible)
         return x
-
-    def loss(
-        self, outputs: Tensor, batch: Mapping[str, Tensor], sample_weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy in nats.
-
-        Args:
-            outputs: (B, C), from `forward`.
-            batch: Whose `labels` (B,) are taken.
-            sample_weights: (B,), factors of each sample's loss.
-
-        Returns:
-            The sum over the labels that are not -100 (at least in float32), and their number: scalars.
-        """
-        labels = batch["labels"]
-        logits = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        losses = F.cross_entropy(logits, labels, ignore_index=-100, reduction="none")
-        return (losses if sample_weights is None else losses * sample_weights).sum(), (labels != -100).sum()
-
-    def measures(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """`accuracy`: how many labels are the likeliest class, and how many there are."""
-        labels = batch["labels"]
-        return {"accuracy": ((outputs.argmax(dim=-1) == labels).sum(), (labels != -100).sum())}
-
-    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int = 0) -> dict[str, Any]:
-        """`label`, the likeliest class of each sequence, by its name where the data module has `classes`.
-
-        Returns:
-            `label`: B names or numbers. `probabilities`: (B, C), in the order of the classes.
-        """
-        del batch_idx
-        logits = self(batch)
-        probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
-        numbers = probabilities.argmax(dim=-1).tolist()
-        names = self._class_names() or range(self.head.out_features)
-        return {"label": [names[number] for number in numbers], "probabilities": probabilities}
-
-    def _class_names(self) -> Sequence[Any] | None:
-        trainer = self._trainer
-        return getattr(getattr(trainer, "datamodule", None), "classes", None)

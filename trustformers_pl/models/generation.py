@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from torch import nn
 
@@ -79,6 +79,60 @@ def sample_token(logits: Tensor, *, temperature: float, top_k: int | None, gener
         smallest_kept = scaled.topk(top_k, dim=-1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < smallest_kept, float("-inf"))
     return torch.multinomial(scaled.softmax(dim=-1), 1, generator=generator)
+
+
+def continued(
+    read: Callable[[Tensor, bool], Tensor],
+    input_ids: Tensor,
+    *,
+    context_length: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator | None,
+    stop: Collection[int] = (),
+) -> Tensor:
+    """Continue each row token by token.
+
+    When the context is full, the last `context_length // 2` tokens (at least one) are read again from position 0: every
+    token is predicted from at least that many, and at no position beyond training's.
+
+    Args:
+        read: `(tokens (B, T), anew) -> logits (B, V)` of the token after them: they follow those read before, or stand
+            at the beginning if `anew`.
+        input_ids: (B, T) int64, the prompts.
+        context_length: Most positions one forward pass may have.
+        max_new_tokens: How many tokens to add at most.
+        temperature: Divides the logits; 0 takes the most likely token.
+        top_k: Draw only from the `top_k` most likely tokens.
+        generator: The only source of randomness; None takes torch's global one.
+        stop: Tokens that end a row, which repeats it from there on; when all rows have ended, nothing more is added.
+
+    Returns:
+        (B, T + new) int64: prompts and continuations.
+
+    Raises:
+        ValueError: A prompt is empty or longer than `context_length`, or an option is out of range.
+    """
+    check_prompts(input_ids, context_length)
+    check_sampling(max_new_tokens, temperature, top_k)
+    tokens = unread = input_ids
+    ends = torch.tensor(sorted(stop), device=input_ids.device)
+    ended = torch.zeros(len(input_ids), 1, dtype=torch.bool, device=input_ids.device)
+    positions = 0
+    for _ in range(max_new_tokens):
+        if positions + unread.shape[1] > context_length:
+            positions, unread = 0, tokens[:, -max(1, context_length // 2) :]
+        last = read(unread, positions == 0)
+        positions += unread.shape[1]
+        drawn = sample_token(last, temperature=temperature, top_k=top_k, generator=generator)
+        unread = torch.where(ended, tokens[:, -1:], drawn)
+        tokens = torch.cat([tokens, unread], dim=1)
+        if len(ends):
+            ended = torch.isin(unread, ends)
+            if bool(ended.all()):
+                break
+    return tokens
 
 
 def check_prompts(input_ids: Tensor, context_length: int) -> None:

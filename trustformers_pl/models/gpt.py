@@ -10,20 +10,23 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trustformers_pl.decomposed import DecomposedLoss
-from trustformers_pl.models.block import Block, rotation_table
-from trustformers_pl.models.generation import KVCache, check_prompts, check_sampling, evaluating, sample_token
+from trustformers_pl.models.block import Block, rotation_table, within_documents
+from trustformers_pl.models.generation import KVCache, continued, evaluating
+from trustformers_pl.models.next_token import NextTokenLoss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class GPT(DecomposedLoss, LightningModule):
+class GPT(NextTokenLoss, LightningModule):
     """Decoder-only transformer: pre-norm, rotary positions, SwiGLU, tied embeddings, no biases.
 
     A batch is a mapping with `input_ids` and `labels`, (B, T) int64 each. `labels[:, t]` is the token to predict after
-    position t, already shifted; -100 is ignored. Matrices start from a normal distribution of standard deviation 0.02,
-    those that write to the residual stream from 0.02 / sqrt(2 * n_layers) (GPT-2, Radford et al. 2019, section 2.3).
+    position t, already shifted; -100 is ignored. `document_ids` (B, T) int64, if there are some, number the documents
+    packed in a row, and attention stays within each (positions are relative, so they need no other start).
+
+    Matrices start from a normal distribution of standard deviation 0.02, those that write to the residual stream from
+    0.02 / sqrt(2 * n_layers) (GPT-2, Radford et al. 2019, section 2.3).
     The defaults make 0.82 million parameters. No optimizer is configured here.
 
     Args:
@@ -52,7 +55,7 @@ class GPT(DecomposedLoss, LightningModule):
         if min(vocab_size, d_model, n_layers, n_heads, context_length) < 1:
             raise ValueError("vocab_size, d_model, n_layers, n_heads and context_length must all be at least 1")
         self.save_hyperparameters()
-        self.context_length = context_length
+        self.vocab_size, self.context_length = vocab_size, context_length
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(d_model, n_heads, dropout) for _ in range(n_layers))
@@ -72,10 +75,13 @@ class GPT(DecomposedLoss, LightningModule):
         Raises:
             ValueError: If T is more than `context_length`.
         """
-        return self.logits(batch["input_ids"])
+        documents = batch.get("document_ids")
+        return self.logits(batch["input_ids"], visible=None if documents is None else within_documents(documents))
 
-    def logits(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def logits(self, input_ids: Tensor, cache: KVCache | None = None, visible: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) after T tokens (B, T) that follow those in `cache`, which is extended by them.
+
+        With `visible` (B, 1, T, T) bool, each position attends to those where it is true.
 
         Raises:
             ValueError: If that makes more positions than `context_length`.
@@ -87,35 +93,10 @@ class GPT(DecomposedLoss, LightningModule):
         rotation = self.get_buffer("rotation")[:, start : start + new]
         x = self.dropout(self.embedding(input_ids))
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, cache, layer)
+            x = block(x, rotation, cache, layer, visible)
         if cache is not None:
             cache.advance(new)
         return F.linear(self.norm(x), self.embedding.weight)
-
-    def loss(
-        self, outputs: Tensor, batch: Mapping[str, Tensor], sample_weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy in nats.
-
-        Args:
-            outputs: (B, T, V), from `forward`.
-            batch: Whose `labels` (B, T) are taken.
-            sample_weights: (B,), factors of each row's loss.
-
-        Returns:
-            The sum over the labels that are not -100 (at least in float32), and their number: scalars.
-        """
-        labels = batch["labels"]
-        logits = outputs.flatten(0, 1).to(torch.promote_types(outputs.dtype, torch.float32))
-        count = self.loss_count(batch)
-        if sample_weights is None:
-            return F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum"), count
-        losses = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none")
-        return (losses.view_as(labels).sum(dim=1) * sample_weights).sum(), count
-
-    def loss_count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The number of labels that are not -100: what `loss` counts, known before the forward pass."""
-        return (batch["labels"] != -100).sum()
 
     def generate(
         self,
@@ -144,16 +125,21 @@ class GPT(DecomposedLoss, LightningModule):
         Raises:
             ValueError: A prompt is empty or longer than `context_length`, or an option is out of range.
         """
-        check_prompts(input_ids, self.context_length)
-        check_sampling(max_new_tokens, temperature, top_k)
         cache = KVCache(len(self.blocks), self.context_length)
-        tokens = unread = input_ids
+
+        def read(unread: Tensor, anew: bool) -> Tensor:
+            if anew:
+                cache.clear()
+            return self.logits(unread, cache)[:, -1]
+
         with evaluating(self):
-            for _ in range(max_new_tokens):
-                if cache.length + unread.shape[1] > self.context_length:
-                    cache.clear()
-                    unread = tokens[:, -max(1, self.context_length // 2) :]
-                last = self.logits(unread, cache)[:, -1]
-                unread = sample_token(last, temperature=temperature, top_k=top_k, generator=generator)
-                tokens = torch.cat([tokens, unread], dim=1)
+            tokens = continued(
+                read,
+                input_ids,
+                context_length=self.context_length,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                generator=generator,
+            )
         return tokens.clone()  # outside of inference mode, so that it can be trained on

@@ -1,0 +1,140 @@
+"""A Hugging Face model from a local folder inside a LightningModule, whose weights are read once."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning import LightningModule
+
+from trustformers_pl.models.hf_folder import ModelFolder
+from trustformers_pl.models.hf_saving import save_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class PretrainedModule(LightningModule):
+    """What `HFCausalLM` and `HFSequenceClassifier` share: building, reading the weights and writing them.
+
+    The constructor builds the architecture without initialising it. The pretrained weights are read when they are
+    needed first: when Lightning configures the model, before a forward pass, before the `state_dict` is taken. Where a
+    checkpoint brings all weights, the pretrained ones are not read at all.
+
+    Attributes:
+        model: The `transformers` model.
+        checkpoint_follows: Whether a checkpoint is loaded right after the model is configured; a run says so.
+    """
+
+    auto_class: str
+    checkpoint_follows = False
+
+    def __init__(
+        self, path: str, gguf_file: str | None, dtype: DType, changes: Mapping[str, Any], **fixed: Any
+    ) -> None:
+        """Build the architecture.
+
+        Args:
+            path: The folder, or a `.gguf` file.
+            gguf_file: The file in that folder, if it is one.
+            dtype: Of the weights.
+            changes: Values of the configuration.
+            fixed: Further ones, not to be checked.
+        """
+        super().__init__()
+        self.folder = ModelFolder.at(path, gguf_file)
+        self.weights_dtype: torch.dtype = getattr(torch, dtype)
+        self.model: Any = self.folder.skeleton(self.auto_class, self.weights_dtype, changes, fixed)
+        self._read = False
+        # What the pretrained weights lack starts from numbers that follow from the run's seed at this point, however
+        # much is drawn before the weights are read.
+        self._new_weights_seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+        self.register_state_dict_pre_hook(_read_before_state_dict)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_read_unless_replaced)  # type: ignore[no-untyped-call]
+
+    def configure_model(self) -> None:
+        """Read the weights, unless they have been read, or a checkpoint brings them."""
+        super().configure_model()
+        if not self.checkpoint_follows:
+            self.read_weights()
+
+    def read_weights(self) -> None:
+        """Read the pretrained weights, unless they have been read or replaced.
+
+        Raises:
+            RecipeError: The folder does not hold the weights of such a model.
+        """
+        if self._read or any(parameter.is_meta for parameter in self.model.parameters()):
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._new_weights_seed)
+            loaded, started_anew = self.folder.load(self.auto_class, self.weights_dtype, self.model.config)
+        if started_anew:
+            logger.info("%s: not among the pretrained weights, so they start anew: %s", self.folder, started_anew)
+        _take_over(self.model, loaded)
+        self._read = True
+
+    def save_pretrained(self, folder: str | Path, data: Any = None) -> None:
+        """Write the model and its tokenizer as `transformers` does, for `from_pretrained` of any program.
+
+        Args:
+            folder: Made, with `config.json`, `model.safetensors` and the tokenizer's files; it is there whole or not
+                at all.
+            data: The data module, which may know names that belong to the model.
+
+        Raises:
+            RefusedError: The folder is there already and not empty.
+        """
+        del data
+        self.read_weights()
+        save_model(self.model, self.folder, folder)
+
+    def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `model` is called with: `input_ids`, and `attention_mask` and `token_type_ids` if there are some."""
+        self.read_weights()
+        inputs = {name: batch[name] for name in ("input_ids", "token_type_ids") if name in batch}
+        if "attention_mask" in batch:
+            inputs["attention_mask"] = batch["attention_mask"].long()
+        return inputs
+
+
+def _read_before_state_dict(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    del prefix, keep_vars
+    module.read_weights()  # type: ignore[operator]
+
+
+def _read_unless_replaced(module: Any, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    del rest
+    if module._read:
+        return
+    own = (f"{prefix}model.{name}" for name in _stored_names(module.model))
+    if all(name in state_dict for name in own):
+        module._read = True
+    else:
+        module.read_weights()
+
+
+def _stored_names(model: nn.Module) -> list[str]:
+    return list(model.state_dict())
+
+
+def _take_over(model: nn.Module, loaded: nn.Module) -> None:
+    """Give the tensors of one model to another of the same class, whose parameters stay the objects that they are."""
+    for mine, theirs in (
+        (model.named_parameters(), loaded.named_parameters()),
+        (model.named_buffers(), loaded.named_buffers()),
+    ):
+        found = dict(theirs)
+        for name, tensor in mine:
+            new = found[name].detach()
+            if (tensor.device, tensor.dtype, type(tensor.data)) == (new.device, new.dtype, type(new)):
+                tensor.data = new
+            else:
+                tensor.data.copy_(new)
