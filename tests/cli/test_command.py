@@ -30,7 +30,19 @@ def test_help_names_every_command(command: Command) -> None:
     assert stopped.value.code == 0
     done = shell("--help")
     assert done.returncode == 0
-    for name in ("fit", "validate", "test", "predict", "generate", "report", "export", "explain", "plugins", "schema", "new"):
+    for name in (
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "generate",
+        "report",
+        "export",
+        "explain",
+        "plugins",
+        "schema",
+        "new",
+    ):
         assert re.search(rf"^    {name} ", done.stdout, re.MULTILINE)
 
 

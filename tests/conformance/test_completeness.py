@@ -17,4 +17,4 @@ def test_every_feature_of_ours_is_run_through_the_kit() -> None:
         if isinstance(value, type) and issubclass(value, Conformance) and value is not Conformance
     ]
     ours = {name for name, offer in discover().items() if offer.package == "trustformers-pl"}
-    assert sorted(cls.plugin for cls in classes) == sorted(ours)
+    assert sorted({cls.plugin for cls in classes}) == sorted(ours)
