@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.report import ReportSection
+from trustformers_pl.report import ReportSection, ReportTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,25 +65,21 @@ class ProfilePlugin(Plugin):
         rows = _operators(run)
         if not rows:
             return []
-        lines = ["| operator | calls | ms | share |", "|---|---:|---:|---:|"]
-        lines += [
-            f"| `{row['name']}` | {row['calls']} | {row['microseconds'] / 1e3:.2f} | {row['share']:.1%} |"
-            for row in rows[:SHOWN]
-        ]
-        return [ReportSection("Where the time goes", "\n".join([*_utilisation(run), *lines]))]
+        shown = [(r["name"], r["calls"], f"{r['microseconds'] / 1e3:.2f}", f"{r['share']:.1%}") for r in rows[:SHOWN]]
+        table = ReportTable(("operator", "calls", "ms", "share"), shown)
+        return [ReportSection("Where the time goes", _utilisation(run), table=table)]
 
 
-def _utilisation(run: Run) -> list[str]:
+def _utilisation(run: Run) -> str:
     for callback in run.callbacks("Profile"):
         mfu = run.trainer.callback_metrics.get("mfu")
         if callback.flops is not None and callback.peak is not None and mfu is not None:
             peak, source = callback.peak
-            return [
+            return (
                 f"Model FLOPs utilisation {float(mfu):.1%}: {callback.flops / 1e9:.3g} GFLOP a batch, of a peak of "
-                f"{peak / 1e12:.3g} TFLOP/s ({source}).",
-                "",
-            ]
-    return []
+                f"{peak / 1e12:.3g} TFLOP/s ({source})."
+            )
+    return ""
 
 
 def _operators(run: Run) -> list[dict[str, Any]]:
