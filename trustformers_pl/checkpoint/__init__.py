@@ -8,21 +8,24 @@ from trustformers_pl.lazy import exports
 
 if TYPE_CHECKING:
     from trustformers_pl.checkpoint.callback import Checkpoint
-    from trustformers_pl.checkpoint.folder import load, verify
     from trustformers_pl.checkpoint.io import FolderCheckpointIO
+    from trustformers_pl.checkpoint.loading import export, load, load_module
     from trustformers_pl.checkpoint.resume import resume_path
     from trustformers_pl.checkpoint.series import newest
+    from trustformers_pl.checkpoint.verification import verify
 
-__all__ = ["Checkpoint", "FolderCheckpointIO", "load", "newest", "resume_path", "verify"]
+__all__ = ["Checkpoint", "FolderCheckpointIO", "export", "load", "load_module", "newest", "resume_path", "verify"]
 
 __getattr__, __dir__ = exports(
     __name__,
     {
         "Checkpoint": "callback",
         "FolderCheckpointIO": "io",
-        "load": "folder",
+        "export": "loading",
+        "load": "loading",
+        "load_module": "loading",
         "newest": "series",
         "resume_path": "resume",
-        "verify": "folder",
+        "verify": "verification",
     },
 )

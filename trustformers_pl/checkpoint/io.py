@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from trustformers_pl.checkpoint.folder import load, remove, write_state
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.stock_file import read_stock
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -21,6 +22,8 @@ class FolderCheckpointIO(CheckpointIO):
 
     Use it in `Trainer(plugins=[FolderCheckpointIO()])`, with Lightning's own ModelCheckpoint or `Checkpoint`.
     """
+
+    writes_folders = True  # `Run.save_checkpoint` asks
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any | None = None
@@ -61,7 +64,11 @@ class FolderCheckpointIO(CheckpointIO):
             CheckpointError: It is missing, damaged, newer or foreign, or a file that needs code to be loaded.
         """
         place = Path(path)
-        return _load_file(place, map_location) if place.is_file() else load(place, device=_device(map_location))
+        return (
+            read_stock(place, map_location=map_location)
+            if place.is_file()
+            else load(place, device=_device(map_location))
+        )
 
     def remove_checkpoint(self, path: str | PathLike[str]) -> None:
         """Remove a checkpoint so that a kill half-way leaves nothing that looks whole.
@@ -92,18 +99,3 @@ def _device(map_location: Any) -> torch.device | None:
     if isinstance(map_location, dict):
         map_location = map_location.get("cpu")
     return None if map_location is None else torch.device(map_location)
-
-
-def _load_file(path: Path, map_location: Any) -> dict[str, Any]:
-    try:
-        loaded = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        # Damaged and hostile files make the reader fail in any way; the first line says which.
-        cause = (str(error) or repr(error)).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: not loaded: {cause}; nothing in it was executed; if you trust it, load it with torch.load and "
-            "save its tensors and plain values anew"
-        ) from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: it holds a {type(loaded).__name__}, not a checkpoint's dict")
-    return loaded
