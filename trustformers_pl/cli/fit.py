@@ -16,7 +16,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     show_notices()
     training = opened(options.recipe, overrides)
     try:
-        training.fit(resume=options.resume)
+        training.fit(resume=options.resume, ckpt=options.ckpt)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from stopped
     if training.leads:
