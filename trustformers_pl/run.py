@@ -247,9 +247,8 @@ class Run:
         return Path(folder)
 
     def _announce(self, path: Any) -> Any:
-        """Tell a module that reads pretrained weights whether a checkpoint is about to bring them."""
-        if hasattr(self.module, "checkpoint_follows"):
-            self.module.checkpoint_follows = path is not None  # type: ignore[assignment]
+        """Tell the module, and what reads pretrained weights into it, whether a checkpoint is about to bring them."""
+        self.module.checkpoint_follows = path is not None  # type: ignore[assignment]
         return path
 
     def ckpt_path(self) -> Any:

@@ -8,22 +8,39 @@ from trustformers_pl.lazy import exports
 
 if TYPE_CHECKING:
     from trustformers_pl.checkpoint.callback import Checkpoint
+    from trustformers_pl.checkpoint.fine_tune import Pretrained
     from trustformers_pl.checkpoint.io import FolderCheckpointIO
     from trustformers_pl.checkpoint.loading import export, load, load_module
     from trustformers_pl.checkpoint.resume import resume_path
     from trustformers_pl.checkpoint.series import newest
     from trustformers_pl.checkpoint.verification import verify
+    from trustformers_pl.checkpoint.weights import Match, load_weights
 
-__all__ = ["Checkpoint", "FolderCheckpointIO", "export", "load", "load_module", "newest", "resume_path", "verify"]
+__all__ = [
+    "Checkpoint",
+    "FolderCheckpointIO",
+    "Match",
+    "Pretrained",
+    "export",
+    "load",
+    "load_module",
+    "load_weights",
+    "newest",
+    "resume_path",
+    "verify",
+]
 
 __getattr__, __dir__ = exports(
     __name__,
     {
         "Checkpoint": "callback",
         "FolderCheckpointIO": "io",
+        "Match": "weights",
+        "Pretrained": "fine_tune",
         "export": "loading",
         "load": "loading",
         "load_module": "loading",
+        "load_weights": "weights",
         "newest": "series",
         "resume_path": "resume",
         "verify": "verification",
