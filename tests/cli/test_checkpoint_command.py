@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from trustformers_pl.checkpoint import load
+from trustformers_pl.checkpoint.folder import write_state
 
 Write = Callable[..., str]
 Command = Callable[..., tuple[int, str, str]]
@@ -152,3 +153,24 @@ def test_ls_and_verify_import_neither_torch_nor_lightning(trained: Path) -> None
     code += "print([name for name in ('torch', 'lightning', 'numpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_ls_shows_the_metric_that_a_checkpoint_tells_of(command: Command) -> None:
+    told = {"epoch": 1, "global_step": 4, "monitored": {"val_loss": 1.25}}
+    write_state("checkpoints/step-00000004", {"a": torch.ones(1)}, told)
+    write_state("checkpoints/step-00000005", {"a": torch.ones(1)}, {**told, "monitored": {"val_loss": "nan"}})
+    header, first, second = command("checkpoint", "ls", ".")[1].splitlines()
+    at = header.index("MONITORED")
+    assert (first[at:].split()[0], second[at:].split()[0]) == ("val_loss=1.25", "val_loss=nan")
+
+
+def test_a_changed_recipe_is_shown_a_value_a_line(trained: Path, command: Command) -> None:
+    assert trained.exists()
+    code, _, err = command("fit", "recipe.yaml", "--optimizer.lr=0.5", "--trainer.max_steps=10")
+    assert code == 2
+    assert err.splitlines() == [
+        "error: runs/recipe: its checkpoints are of another recipe (2 values, then -> now); --resume=force goes on with "
+        "this one, --resume=never starts anew and keeps the old folder",
+        "error:   trainer.max_steps  6 -> 10",
+        "error:   optimizer.lr       0.001 -> 0.5",
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -75,6 +74,5 @@ def monitored(metadata: Mapping[str, Any]) -> str:
     if not isinstance(told, dict):
         return ""
     return ", ".join(
-        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={json.dumps(value)}"
-        for name, value in told.items()
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in told.items()
     )
