@@ -57,7 +57,7 @@ class Checkpoint(callbacks.Checkpoint):
             trainer.strategy.checkpoint_io = FolderCheckpointIO()
         exact_loop(trainer)
         if trainer.is_global_zero:
-            clean(self._folder(trainer))
+            clean(self.folder_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out now, not hours later, whether all state can be stored.
@@ -83,14 +83,18 @@ class Checkpoint(callbacks.Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
-        folder = self._folder(trainer)
+        folder = self.folder_of(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(folder / step_name(trainer.global_step))
         if trainer.is_global_zero:
             for path in list(steps(folder).values())[: -self.keep_last]:
                 remove(path)
 
-    def _folder(self, trainer: Trainer) -> Path:
+    def settle(self, trainer: Trainer) -> None:
+        """Wait until nothing is being written: a checkpoint is safe as soon as `on_step_boundary` has returned."""
+
+    def folder_of(self, trainer: Trainer) -> Path:
+        """Where this run's checkpoints are."""
         return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
