@@ -66,6 +66,7 @@ class CheckpointPlugin(Plugin):
                 keep_last=self.config.keep_last,
             ),
             part("trustformers_pl.faults:SignalSaves"),
+            part("trustformers_pl.faults:EmergencySaves"),
         ]
 
     @hookimpl
