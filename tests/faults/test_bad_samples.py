@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from test_signals import files
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from trustformers_pl import assemble
 from trustformers_pl.checkpoint import resume_path
 from trustformers_pl.data.failures import FetchError
+from trustformers_pl.data.seeded import SeededBatches
 
 Write = Callable[..., str]
 RECIPE = """\
@@ -100,3 +102,18 @@ def test_where_it_would_not_be_exact_nothing_is_saved(write: Write, caplog: pyte
     with caplog.at_level(logging.WARNING, "trustformers_pl.faults"):
         assert ends_and_goes_on(write(RECIPE), "raises", "sample 13 of epoch 0", *overrides) == 0
     assert "not saved before the batch that failed: it is in the middle of an accumulation window" in caplog.text
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_sample_is_told_from_the_collation_of_its_batch(deterministic: bool) -> None:
+    data = Samples()
+    data.deterministic = deterministic  # type: ignore[attr-defined]
+    Path("raises").touch()
+    batches = SeededBatches(data, default_collate, seed=0)
+    assert batches[0, [1, 13, 2]].what == "sample 13"
+    assert batches[0, 13].what == "sample 13"
+    ragged = [torch.zeros(number) for number in range(1, 6)]
+    assert (
+        SeededBatches(ragged, default_collate, seed=0)[0, [0, 1, 2, 3]].what
+        == "the batch of samples 0, 1, 2 and 1 more"
+    )

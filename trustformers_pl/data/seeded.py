@@ -105,12 +105,28 @@ class SeededBatches(Dataset[Any]):
 
     def _collated(self, epoch: int, indices: list[int] | int) -> Any:
         if not self.draws:
-            return self.collate_fn(self._fetch(epoch, indices))
+            return self.collate_fn(self._fetch_unseeded(indices))
         in_main_process = get_worker_info() is None
         with preserved_generators() if in_main_process else nullcontext():
             samples = self._fetch(epoch, indices)
             self._reseed(epoch, "collate", indices if isinstance(indices, int) else indices[0])
             return self.collate_fn(samples)
+
+    def _fetch_unseeded(self, indices: list[int] | int) -> Any:
+        dataset = self.dataset
+        if isinstance(indices, int):
+            return dataset[indices]
+        fetch_batch = getattr(dataset, "__getitems__", None)
+        if fetch_batch is not None:
+            return fetch_batch(indices)
+        samples: list[Any] = []
+        try:
+            for index in indices:
+                samples.append(dataset[index])  # noqa: PERF401 - their number tells which one raised
+        except Exception:
+            self._at = indices[len(samples)]
+            raise
+        return samples
 
     def _fetch(self, epoch: int, indices: list[int] | int) -> Any:
         if isinstance(indices, int):
@@ -129,5 +145,4 @@ class SeededBatches(Dataset[Any]):
         return self.dataset[index]
 
     def _reseed(self, *coordinates: int | str) -> None:
-        if self.draws:
-            reseed(counter_seed(self.seed, *coordinates))
+        reseed(counter_seed(self.seed, *coordinates))
