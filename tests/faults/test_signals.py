@@ -240,3 +240,24 @@ def test_two_ranks_stop_together_when_either_is_told_to() -> None:
         print(stopped.steps, stopped.code, whole == run("cut"))
     """
     assert on_ranks(2, job) == ["16 143 True\n", "16 143 True\n"]
+
+
+class Told(tiny.Composable):
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        if self.trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "stopped by SIGTERM after step 3: saved, the same command goes on from there"),
+        (("--no-checkpoint",), "stopped by SIGTERM; nothing was saved, as there is no section `checkpoint`"),
+    ],
+)
+def test_the_command_says_what_became_of_the_run(
+    write: Write, command: Callable[..., Any], more: tuple[str, ...], said: str
+) -> None:
+    code, _, errors = command("fit", write(RECIPE), "--model.class_path=test_signals.Told", *more)
+    assert code == 143
+    assert errors.splitlines()[-1] == said
