@@ -38,6 +38,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.folder = folder
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
+        self._saved_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Install the folder format and the exact loop where the Trainer has other ones.
@@ -48,6 +49,7 @@ class Checkpoint(callbacks.Checkpoint):
         del pl_module
         if stage != "fit":
             return
+        self._saved_step = None
         others = [type(other).__name__ for other in trainer.checkpoint_callbacks if other is not self]
         if others:
             raise RefusedError(f"Checkpoint and {others[0]} both save this run; remove one of the two callbacks")
@@ -55,7 +57,7 @@ class Checkpoint(callbacks.Checkpoint):
             trainer.strategy.checkpoint_io = FolderCheckpointIO()
         exact_loop(trainer)
         if trainer.is_global_zero:
-            clean(self._folder(trainer))
+            clean(self.folder_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out now, not hours later, whether all state can be stored.
@@ -74,15 +76,25 @@ class Checkpoint(callbacks.Checkpoint):
         if loop.global_step % self.every_n_steps == 0 or loop.last_step_done:
             self._save(trainer)
 
+    def save_now(self, trainer: Trainer) -> None:
+        """Save this step boundary, unless that is done; for who ends the run here. Collective."""
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+
     def _save(self, trainer: Trainer) -> None:
-        folder = self._folder(trainer)
+        self._saved_step = trainer.global_step
+        folder = self.folder_of(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(folder / step_name(trainer.global_step))
         if trainer.is_global_zero:
             for path in list(steps(folder).values())[: -self.keep_last]:
                 remove(path)
 
-    def _folder(self, trainer: Trainer) -> Path:
+    def settle(self, trainer: Trainer) -> None:
+        """Wait until nothing is being written: a checkpoint is safe as soon as `on_step_boundary` has returned."""
+
+    def folder_of(self, trainer: Trainer) -> Path:
+        """Where this run's checkpoints are."""
         return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "checkpoints"
 
     def state_dict(self) -> dict[str, Any]:

@@ -57,14 +57,16 @@ class CheckpointPlugin(Plugin):
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:
-        """When to save, and what to keep."""
+        """When to save, and what to keep; and that a run which is told to end saves first."""
         return [
             part(
                 "trustformers_pl.checkpoint:Checkpoint",
                 folder=str(plan.folder / "checkpoints"),
                 every_n_steps=self.config.every_n_steps,
                 keep_last=self.config.keep_last,
-            )
+            ),
+            part("trustformers_pl.faults:SignalSaves"),
+            part("trustformers_pl.faults:EmergencySaves"),
         ]
 
     @hookimpl
