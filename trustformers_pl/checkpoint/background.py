@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from concurrent import futures
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
+_NICER = 5
 
 
 class BackgroundWriter:
@@ -45,7 +48,7 @@ class BackgroundWriter:
         """
         self.wait()
         if self._pool is None:
-            self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+            self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
         self._running = self._pool.submit(self._attempts, write)
 
     @property
@@ -91,3 +94,9 @@ class BackgroundWriter:
                 logger.warning("%s; trying again in %g s", error, pause)
             self._hurry.wait(pause)
         return write()
+
+
+def _step_back() -> None:
+    """Let the training have the processor first. Linux has niceness by thread, and threads inherit it."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
