@@ -6,6 +6,7 @@ import errno
 import gc
 import logging
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from lightning import Callback, Trainer
 from ranks import on_ranks
 from test_exact_resume import RECIPE, tree
+from torch.utils.data import DataLoader
 
 from trustformers_pl import assemble
 from trustformers_pl.checkpoint import FolderCheckpointIO, load, verify, writing
@@ -347,3 +350,68 @@ def test_memory_is_given_back_at_the_end(tmp_path: Path) -> None:
     io.teardown()
     gc.collect()
     assert io._buffers._block is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, too small for two checkpoints of a wide model."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    mounted = subprocess.run(mount, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_run_on_a_disk_that_fills_up_says_what_is_missing_and_goes_on_with_room(
+    write: Write, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Deep of width 300 has 0.55 MB of weights, and AdamW as much twice: 2.2 MB a checkpoint where 3 are."""
+    recipe = write(
+        EVERY_TEN.replace("tiny.Composable, init_args: {dropout: 0.3}", "tiny.Deep, init_args: {width: 300}").replace(
+            "tiny.Data, init_args: {count: 30}", "test_background.Wide"
+        )
+    )
+    where = f"trainer.default_root_dir={small_disk / 'run'}"
+    run = assemble(recipe, [where])
+    run.trainer.strategy.checkpoint_io.writer = BackgroundWriter(pauses=(0.01,))
+    told = r"step-00000020: checkpoint not written: No space left on device \((\d+) bytes needed, (\d+) free, (\d+) missing\)"
+    with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError, match=told):
+        run.fit()
+    assert "trying again in 0.01 s" in caplog.text
+    assert list(steps(small_disk / "run" / "checkpoints")) == [10]
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    assemble(recipe, [where]).fit()
+    assemble(recipe).fit()  # the uninterrupted run, elsewhere
+    assert tree(small_disk / "run" / "checkpoints" / step_name(40)) == tree(FOLDER / step_name(40))
+
+
+class Wide(tiny.Data):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(tiny.samples(30, 300), 4, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(tiny.samples(8, 300), 4)
+
+
+@pytest.mark.slow
+def test_a_thousand_random_damages_of_a_run_are_all_found(write: Write) -> None:
+    """Truncations and single flipped bits anywhere in a checkpoint of a run; `newest` falls back to the one before."""
+    assemble(write(EVERY_TEN)).fit()
+    last, before = FOLDER / step_name(40), FOLDER / step_name(30)
+    whole, chance = tree(last), random.Random(0)
+    names = sorted(whole)
+    for trial in range(1000):
+        name = chance.choices(names, [len(whole[name]) for name in names])[0]
+        at = chance.randrange(len(whole[name]))
+        damaged = bytearray(whole[name])
+        if trial % 2:
+            damaged[at] ^= 1 << chance.randrange(8)
+        (last / name).write_bytes(damaged if trial % 2 else damaged[:at])
+        path, complaints = newest(FOLDER)
+        assert path == before, (name, at)
+        assert name in complaints[0]
+        (last / name).write_bytes(whole[name])
+    assert newest(FOLDER) == (last, [])
