@@ -44,6 +44,15 @@ def test_operations_are_those_counted_by_hand_and_training_is_not_disturbed() ->
     assert 0 < mfu < 1
 
 
+def test_a_step_of_several_batches_is_logged_once() -> None:
+    run = fitted({"profile": {"start_step": 1, "steps": 1}, "accumulate": {"batches": 2}}, folder="a")
+    rows = [line.split(",") for line in (run.folder / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("mfu")
+    steps = [int(row[0]) for row in rows[1:] if row[column]]
+    assert steps == sorted(set(steps))
+    assert len(steps) >= 5
+
+
 def test_operators_and_a_trace_are_written_and_reported() -> None:
     run = fitted({"profile": {"start_step": 1, "steps": 3}}, folder="a")
     rows = json.loads(Path("a/profile/operators.json").read_text())

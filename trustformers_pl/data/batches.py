@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from trustformers_pl.data.phases import DataPhases
 
 
+AT_A_TIME = 64  # slices
+
+
 class Slices:
     """Consecutive slices of an order, made when asked for: the default of the BATCH phase.
 
@@ -35,6 +38,13 @@ class Slices:
 
     def __getitem__(self, batch: int) -> Tensor:
         return self.order[batch * self.size : (batch + 1) * self.size]
+
+    def lists(self, start: int) -> Iterator[list[int]]:
+        """The slices from `start` on as lists, made some at a time: one by one costs as much as a small layer."""
+        for first in range(start, len(self), AT_A_TIME):
+            some = self.order[first * self.size : (first + AT_A_TIME) * self.size].tolist()
+            for batch in range(min(AT_A_TIME, len(self) - first)):
+                yield some[batch * self.size : (batch + 1) * self.size]
 
 
 def slice_count(length: int, size: int, *, drop_last: bool) -> int:
@@ -100,8 +110,12 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         epoch, (rank, ranks) = self.epoch, self.ranks()
         batches = self._global_batches(epoch)
-        for batch in range(self.start, len(batches)):
-            share = self.phases.share(batches[batch], rank, ranks).tolist()
+        if ranks == 1 and self.phases.is_whole_on_one_rank and isinstance(batches, Slices):
+            shares = batches.lists(self.start)
+        else:
+            numbers = range(self.start, len(batches))
+            shares = (self.phases.share(batches[number], rank, ranks).tolist() for number in numbers)
+        for share in shares:
             yield epoch, share if self.batch_size is not None else share[0]
 
     def _global_size(self) -> int:

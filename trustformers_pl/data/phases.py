@@ -111,14 +111,17 @@ class DataPhases:
                 raise DataError(f"data: {_name(self.batch)} made an empty batch; leave it out")
         return batches
 
+    @property
+    def is_whole_on_one_rank(self) -> bool:
+        """Whether a single rank's part of a batch is the batch: no feature shares samples out."""
+        return self.shard is contiguous_share
+
     def share(self, indices: Tensor, rank: int, ranks: int) -> Tensor:
         """A rank's part of a global batch.
 
         Raises:
             DataError: The owner of SHARD leaves a rank without samples.
         """
-        if ranks == 1 and self.shard is contiguous_share:
-            return indices
         share = self.shard(indices, rank, ranks)
         if not len(share):
             raise DataError(f"data: {_name(self.shard)} leaves rank {rank} of {ranks} without samples of a batch")

@@ -92,12 +92,19 @@ class SeededBatches(Dataset[Any]):
         """Fetch and collate the samples at `indices` of `(epoch, indices)`; an int is one sample, not a batch."""
         epoch, indices = key
         if not self.draws:
-            return self.collate_fn(self._fetch(epoch, indices))
+            return self.collate_fn(self._fetch_unseeded(indices))
         in_main_process = get_worker_info() is None
         with preserved_generators() if in_main_process else nullcontext():
             samples = self._fetch(epoch, indices)
             self._reseed(epoch, "collate", indices if isinstance(indices, int) else indices[0])
             return self.collate_fn(samples)
+
+    def _fetch_unseeded(self, indices: list[int] | int) -> Any:
+        dataset = self.dataset
+        if isinstance(indices, int):
+            return dataset[indices]
+        fetch_batch = getattr(dataset, "__getitems__", None)
+        return [dataset[index] for index in indices] if fetch_batch is None else fetch_batch(indices)
 
     def _fetch(self, epoch: int, indices: list[int] | int) -> Any:
         if isinstance(indices, int):
@@ -113,5 +120,4 @@ class SeededBatches(Dataset[Any]):
         return self.dataset[index]
 
     def _reseed(self, *coordinates: int | str) -> None:
-        if self.draws:
-            reseed(counter_seed(self.seed, *coordinates))
+        reseed(counter_seed(self.seed, *coordinates))

@@ -72,7 +72,7 @@ class Profile(Callback):
         self._batches = 0
         self._throughput = Throughput()
         self._profiler: torch.profiler.profile | None = None
-        self._recorded = False
+        self._recorded = self._log_now = False
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,6 +94,11 @@ class Profile(Callback):
                 self._profiler.start()
 
     @override
+    def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
+        """Remember whether this step is logged: its other micro-batches are not."""
+        self._log_now = is_due(trainer)
+
+    @override
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """End what is over, and log."""
         self._batches += 1
@@ -102,9 +107,10 @@ class Profile(Callback):
             self._throughput.start()
         elif self._recorded and self.flops is not None:
             self._throughput.add(self.flops)
-            if is_due(trainer) and (speed := self._throughput.read()) is not None:
+            if self._log_now and (speed := self._throughput.read()) is not None:
                 assert self.peak is not None
                 log_scalars(trainer, {"mfu": speed / self.peak[0]})
+        self._log_now = False
 
     def _begins(self, trainer: Trainer) -> bool:
         return self._batches == self.start_step * trainer.accumulate_grad_batches
