@@ -86,7 +86,7 @@ class Checkpoint(callbacks.Checkpoint):
             trainer.strategy.checkpoint_io = FolderCheckpointIO()
         exact_loop(trainer)
         if trainer.is_global_zero:
-            clean(self._folder(trainer))
+            clean(self.folder_of(trainer))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,7 +135,7 @@ class Checkpoint(callbacks.Checkpoint):
         if self._due(trainer, loop):
             self._save(trainer)
         elif trainer.world_size == 1 and self._io(trainer).writer.failed:
-            self._settle(trainer)
+            self.settle(trainer)
         self._monitored = None
 
     def _due(self, trainer: Trainer, loop: EpochLoop) -> bool:
@@ -154,11 +154,11 @@ class Checkpoint(callbacks.Checkpoint):
         """
         if self._saved_step != trainer.global_step:
             self._save(trainer)
-        self._settle(trainer)
+        self.settle(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        self._settle(trainer)
-        step, folder = trainer.global_step, self._folder(trainer)
+        self.settle(trainer)
+        step, folder = trainer.global_step, self.folder_of(trainer)
         request = Request(self._told(trainer), self._after(folder, step))
         with self._io(trainer).in_background(request):
             trainer.save_checkpoint(folder / step_name(step))
@@ -166,7 +166,7 @@ class Checkpoint(callbacks.Checkpoint):
         if self._clock is not None:
             self._clock.restart(step)
         if not self.background:
-            self._settle(trainer)
+            self.settle(trainer)
 
     def _after(self, folder: Path, step: int) -> Any:
         keep = {} if self.ranking is None else dict(self.ranking.best)
@@ -179,7 +179,7 @@ class Checkpoint(callbacks.Checkpoint):
         judged = {} if self.ranking is None else self.ranking.told()
         return {**surroundings(trainer), **recipe(trainer), **monitored, **judged}
 
-    def _settle(self, trainer: Trainer) -> None:
+    def settle(self, trainer: Trainer) -> None:
         """Wait until nothing is being written; every rank raises what rank 0's writer failed with. Collective."""
         cause: CheckpointError | None = None
         try:
@@ -200,7 +200,7 @@ class Checkpoint(callbacks.Checkpoint):
             CheckpointError: It could not be written.
         """
         del pl_module
-        self._settle(trainer)
+        self.settle(trainer)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -219,7 +219,8 @@ class Checkpoint(callbacks.Checkpoint):
         assert isinstance(io, FolderCheckpointIO)
         return io
 
-    def _folder(self, trainer: Trainer) -> Path:
+    def folder_of(self, trainer: Trainer) -> Path:
+        """Where this run's checkpoints are."""
         return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "checkpoints"
 
     @override
