@@ -26,6 +26,7 @@ from trustformers_pl.traits import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from lightning import LightningModule
     from torch.optim import Optimizer
@@ -129,6 +130,14 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Validate the newest checkpoint; see `Run.validate`."""
         return self.run.validate()
+
+    def save_checkpoint(self, path: str | Path) -> Path:
+        """Save the training as it stands: a stock file if the name ends in .ckpt or .pt; see `Run.save_checkpoint`."""
+        return self.run.save_checkpoint(path)
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Let the next `train` go on from a checkpoint; see `Run.load_checkpoint`."""
+        self.run.load_checkpoint(path)
 
     def __getattr__(self, name: str) -> Callable[..., Trainer]:
         """`with_<section>(config_or_name=None, **values)`: the same Trainer with one more section."""

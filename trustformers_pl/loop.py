@@ -21,7 +21,8 @@ class EpochLoop(LeanLoop):
     """Lightning's loop, with step boundaries at which a checkpoint holds everything.
 
     At the end of each optimizer step, after the validation and logging that were due, every callback with a method
-    `on_step_boundary(trainer, module)` is called: the loop's counters are whole there and no gradient is pending.
+    `on_step_boundary(trainer, module)` is called: the loop's counters are whole there and no gradient is pending. Those
+    with an attribute `at_end_of_boundary = True` are called after all others, the one that saves included.
     Loaders with a method `seek(epoch, batch)` are told where to start. Loggers and callbacks with a method
     `truncate_after(step)` are told, at the start, after which step their rows are of a future that never happened.
     Metrics that a callback names in an attribute `measured_times` are of the clock, and no part of a checkpoint.

@@ -50,12 +50,13 @@ class ProgramRun(Run):
         """Always: a program is one process."""
         return True
 
-    def fit(self, resume: Resume = "auto") -> None:
+    def fit(self, resume: Resume = "auto", ckpt: str | Path | None = None) -> None:
         """Run the children; those that have finished before, by the journal, are not run again.
 
         Args:
             resume: `auto` goes on if the children's recipes are the same; `force` runs those that have changed again,
                 from their checkpoints; `never` starts anew, and the earlier folder is kept under another name.
+            ckpt: None: a program has no model that could begin anywhere.
 
         Raises:
             RecipeError: A child was started with another recipe, or cannot be read.
@@ -63,6 +64,10 @@ class ProgramRun(Run):
             PluginError: The program is not one.
             TrustformersError: The program gave up on a failed child.
         """
+        if ckpt is not None:
+            raise RefusedError(
+                f"{self.folder}: a program cannot begin at {ckpt}; give it to one of its children's runs"
+            )
         if resume == "never" and self.folder.exists():
             _set_aside(self.folder)
         with Journal(self.folder) as journal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -16,7 +16,8 @@ from trustformers_pl.quiet import quiet_lightning
 from trustformers_pl.report import FILE as REPORT
 from trustformers_pl.report import report_sections, report_text
 from trustformers_pl.reporting.record import Record
-from trustformers_pl.run_folder import changes, record, set_aside, write_text
+from trustformers_pl.run_folder import another_recipe, changes, record, set_aside, write_text
+from trustformers_pl.stored import readable, save
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
@@ -43,6 +44,7 @@ class Run:
     trainer: Trainer
     module: LightningModule
     datamodule: LightningDataModule | None
+    _given: str | None = field(default=None, init=False, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -54,16 +56,18 @@ class Run:
         """Whether this process is the run's rank 0, the one that talks to people."""
         return self.trainer.is_global_zero
 
-    def fit(self, resume: Resume = "auto") -> None:
+    def fit(self, resume: Resume = "auto", ckpt: str | Path | None = None) -> None:
         """Train, from the newest whole checkpoint of the run folder if there is one; `outcome.json` tells the end.
 
         Args:
             resume: `auto` goes on if the recipe is the same; `force` also if it has changed; `never` starts anew, and
                 an earlier run's folder is kept under another name.
+            ckpt: Where a run that has no checkpoint of its own yet begins: another run's checkpoint folder, or a stock
+                Lightning file. One that was killed goes on from its own, so the same call does for both.
 
         Raises:
             RecipeError: The folder's checkpoints are of a run with another recipe.
-            CheckpointError: The folder has checkpoints, and none of them is whole.
+            CheckpointError: The folder has checkpoints, and none of them is whole; or `ckpt` cannot be gone on from.
         """
         from lightning.fabric.utilities.rank_zero import rank_zero_only  # here: a program's process needs no torch
 
@@ -72,16 +76,18 @@ class Run:
         if leads and resume == "never" and self.folder.exists():
             set_aside(self.folder)
         ckpt_path = self.ckpt_path()
-        differences = changes(self.folder, resolved) if ckpt_path else []
+        own = ckpt_path is not None and self._given is None
+        differences = changes(self.folder, resolved) if own else []
         if differences and resume == "auto":
-            raise RecipeError(
-                f"{self.folder}: its checkpoints are of another recipe ({'; '.join(differences)}); "
-                "--resume=force goes on with this one, --resume=never starts anew and keeps the old folder"
-            )
+            raise RecipeError(another_recipe(self.folder, differences))
+        if ckpt_path is None and ckpt is not None:
+            readable(self.trainer, ckpt)
+            ckpt_path = str(ckpt)
+        self._given = None  # from here on the run has checkpoints of its own
         self._announce(ckpt_path)
         if leads:
             record(self.folder, resolved)
-            if differences or not ckpt_path:
+            if differences or not own:
                 forget_outcome(self.folder)
         with Record(self, ckpt_path) if leads else nullcontext() as told:
             with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), ckpt_path):
@@ -156,6 +162,39 @@ class Run:
         found: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in found if user_class(type(callback)).__name__ == name]
 
+    def save_checkpoint(self, path: str | Path) -> Path:
+        """Save the training as it stands, besides what the section `checkpoint` saves. Every rank calls it.
+
+        Args:
+            path: A name that ends in `.ckpt` or `.pt` gives a stock Lightning file: weights, optimizers, schedules,
+                counters and hyperparameters, without what only our loop reads, so that a run that goes on from it is
+                not the same bit for bit. Any other name gives a folder with everything (needs the section).
+
+        Returns:
+            The path.
+
+        Raises:
+            CheckpointError: Nothing was trained yet, or it cannot be written there.
+        """
+        return save(self.trainer, path, self.ckpt_path())
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Let the next `fit`, and evaluations until then, go on from this checkpoint and not from the run folder's.
+
+        On one rank its weights are in the module at once; on several they come with that next call.
+
+        Args:
+            path: A checkpoint folder, or a stock Lightning file (read as tensors and plain values only).
+
+        Raises:
+            CheckpointError: It is missing, damaged, foreign, of another model, or holds weights only.
+        """
+        checkpoint = readable(self.trainer, path)
+        if self.trainer.world_size == 1:
+            self._announce(path)
+            self._put(checkpoint, str(path))
+        self._given = str(path)
+
     def load_weights(self) -> str:
         """Put the newest checkpoint's weights into the module; returns which one.
 
@@ -164,12 +203,15 @@ class Run:
         """
         path: str = self._announce(self.required_ckpt_path())
         checkpoint: dict[str, Any] = self.trainer.strategy.checkpoint_io.load_checkpoint(path)
-        self.module.configure_model()  # only then the module has all its parameters
-        with as_our_own(self.assembly.plan.place("model"), path):
-            self.module.load_state_dict(checkpoint["state_dict"])
+        self._put(checkpoint, path)
         for callback in state_for_evaluation(self.trainer, checkpoint):
             callback.put_into(self.module)
         return path
+
+    def _put(self, checkpoint: dict[str, Any], path: str) -> None:
+        self.module.configure_model()  # only then the module has all its parameters
+        with as_our_own(self.assembly.plan.place("model"), path):
+            self.module.load_state_dict(checkpoint["state_dict"])
 
     def _evaluated_path(self) -> Any:
         """The newest whole checkpoint, after the callbacks that evaluations need have their state from it."""
@@ -205,13 +247,14 @@ class Run:
         return Path(folder)
 
     def _announce(self, path: Any) -> Any:
-        """Tell a module that reads pretrained weights whether a checkpoint is about to bring them."""
-        if hasattr(self.module, "checkpoint_follows"):
-            self.module.checkpoint_follows = path is not None  # type: ignore[assignment]
+        """Tell the module, and what reads pretrained weights into it, whether a checkpoint is about to bring them."""
+        self.module.checkpoint_follows = path is not None  # type: ignore[assignment]
         return path
 
     def ckpt_path(self) -> Any:
-        """The newest whole checkpoint of the run folder, or None."""
+        """The checkpoint that was loaded by name; else the newest whole one of the run folder, or None."""
+        if self._given is not None:
+            return self._given
         declared = self.assembly.ckpt_path
         return None if declared is None else declared.build()
 

@@ -70,6 +70,23 @@ def changes(folder: Path, tree: Section, name: str = RECORD) -> list[str]:
     ]
 
 
+def another_recipe(folder: Path, differences: list[str]) -> str:
+    """Say that a run folder's checkpoints are of another recipe, what differs, and what one can do.
+
+    Args:
+        folder: The run's.
+        differences: From `changes`. One stands in the sentence; several follow it, aligned, a line each.
+    """
+    mend = "--resume=force goes on with this one, --resume=never starts anew and keeps the old folder"
+    told = differences[0] if len(differences) == 1 else f"{len(differences)} values, then -> now"
+    head = f"{folder}: its checkpoints are of another recipe ({told}); {mend}"
+    if len(differences) == 1:
+        return head
+    pairs = [line.partition(": ")[::2] for line in differences]
+    width = max(len(key) for key, _ in pairs)
+    return "\n".join([head, *(f"  {key:<{width}}  {values}" for key, values in pairs)])
+
+
 def set_aside(folder: Path) -> Path:
     """Rename an earlier run's folder to the next free `<folder>.N`; returns the new name."""
     number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}.{n}").exists())

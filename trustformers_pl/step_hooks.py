@@ -90,6 +90,8 @@ class StepHooks:
 
 
 def boundary_methods(trainer: Trainer) -> tuple[Callable[[Trainer, LightningModule], None], ...]:
-    """The callbacks' methods `on_step_boundary`."""
+    """The callbacks' methods `on_step_boundary`; those of callbacks with `at_end_of_boundary = True` come last."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return tuple(callback.on_step_boundary for callback in callbacks if hasattr(callback, "on_step_boundary"))
+    found = [callback for callback in callbacks if hasattr(callback, "on_step_boundary")]
+    found.sort(key=lambda callback: getattr(callback, "at_end_of_boundary", False))
+    return tuple(callback.on_step_boundary for callback in found)

@@ -13,6 +13,10 @@ class TestDDP(Conformance):
     plugin = "ddp"
 
 
+class TestPretrained(Conformance):
+    plugin = "pretrained"
+
+
 class TestProfile(Conformance):
     plugin = "profile"
     measured = ("mfu",)

@@ -173,7 +173,7 @@ def test_what_has_no_gradient_order_is_refused() -> None:
     ):
         GradientOrder({"divide": [lambda step: None]})
     with pytest.raises(ValueError, match="'later' is not a valid GradientPhase"):
-        GradientOrder({"later": []})
+        GradientOrder({"later": [lambda step: None]})
     assert [phase.value for phase in GradientPhase][:3] == ["sync", "unscale", "divide"]
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from trustformers_pl.data import ResumableLoader, resumable, why_not_resumable
+from trustformers_pl.data.failures import FetchError
 
 torch.set_num_threads(1)
 
@@ -175,7 +176,7 @@ def test_global_generators_stay_as_they_were(workers):
 def test_generators_are_put_back_when_a_sample_fails():
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
+    with pytest.raises(FetchError, match="stack expects each tensor to be equal size"):
         list(loader(Ragged()))
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from trustformers_pl.recipe.writing import as_yaml
 
 Write = Callable[..., str]
 Command = Callable[..., tuple[int, str, str]]
+MUTANTS = 120  # of each recipe
 VALUES: list[Any] = [3, -3, 1.5, "word", "a.b", True, None, [], [1], ["x"], {}, {"name": "adamw"}, {"x": 1}]
 # What the reader refuses for reasons that a schema can express; `Config.__post_init__` has others.
 FORM = ("expected", "no such", "is missing", "is a section", "is owned by", "is filled by", "this package reads")
@@ -95,13 +97,14 @@ def test_it_refuses_what_the_reader_refuses_and_nothing_else(
     Path("shown.yaml").write_text(recipes()[name], encoding="utf-8")
     sections = read_by_schema("shown.yaml")
     seen = {"accepted": 0, "refused": 0}
-    for what, mutant in mutants(sections):
+    every = list(mutants(sections))
+    for what, mutant in Random(name).sample(every, min(MUTANTS, len(every))):
         said, valid = refusal(mutant), validator.is_valid(mutant)
         seen["accepted" if valid else "refused"] += 1
         assert valid or said, f"{what}: the schema refuses what the reader takes"
         if any(clause in line for line in lines_on_form(said, mutant) for clause in FORM):
             assert not valid, f"{what}: the reader says {said!r}"
-    assert min(seen.values()) > 10
+    assert min(seen.values()) > 1
 
 
 def lines_on_form(said: str, sections: Any) -> list[str]:

@@ -9,12 +9,28 @@ from trustformers_pl.lazy import exports
 if TYPE_CHECKING:
     from trustformers_pl.checkpoint.best_checkpoint import best
     from trustformers_pl.checkpoint.callback import Checkpoint
-    from trustformers_pl.checkpoint.folder import load, verify
+    from trustformers_pl.checkpoint.fine_tune import Pretrained
     from trustformers_pl.checkpoint.io import FolderCheckpointIO
+    from trustformers_pl.checkpoint.loading import export, load, load_module
     from trustformers_pl.checkpoint.resume import resume_path
     from trustformers_pl.checkpoint.series import newest
+    from trustformers_pl.checkpoint.verification import verify
+    from trustformers_pl.checkpoint.weights import Match, load_weights
 
-__all__ = ["Checkpoint", "FolderCheckpointIO", "best", "load", "newest", "resume_path", "verify"]
+__all__ = [
+    "Checkpoint",
+    "FolderCheckpointIO",
+    "Match",
+    "Pretrained",
+    "best",
+    "export",
+    "load",
+    "load_module",
+    "load_weights",
+    "newest",
+    "resume_path",
+    "verify",
+]
 
 __getattr__, __dir__ = exports(
     __name__,
@@ -22,9 +38,14 @@ __getattr__, __dir__ = exports(
         "Checkpoint": "callback",
         "FolderCheckpointIO": "io",
         "best": "best_checkpoint",
-        "load": "folder",
+        "Match": "weights",
+        "Pretrained": "fine_tune",
+        "export": "loading",
+        "load": "loading",
+        "load_module": "loading",
+        "load_weights": "weights",
         "newest": "series",
         "resume_path": "resume",
-        "verify": "folder",
+        "verify": "verification",
     },
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.checkpoint import manifest as manifests
-from trustformers_pl.checkpoint.reading import verify
 from trustformers_pl.checkpoint.series import steps
+from trustformers_pl.checkpoint.verification import verify
 from trustformers_pl.errors import CheckpointError
 
 if TYPE_CHECKING:

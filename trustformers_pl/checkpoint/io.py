@@ -17,6 +17,7 @@ from trustformers_pl.checkpoint.folder import load, remove, write_state
 from trustformers_pl.checkpoint.provenance import versions
 from trustformers_pl.checkpoint.writing import state_files, write_folder
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.stock_file import read_stock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,8 @@ class FolderCheckpointIO(CheckpointIO):
     Attributes:
         writer: Which writes in the background; `writer.wait()` returns when nothing is being written.
     """
+
+    writes_folders = True  # `Run.save_checkpoint` asks
 
     def __init__(self) -> None:
         self.writer = BackgroundWriter()
@@ -129,7 +132,11 @@ class FolderCheckpointIO(CheckpointIO):
         """
         self.writer.wait()
         place = Path(path)
-        return _load_file(place, map_location) if place.is_file() else load(place, device=_device(map_location))
+        return (
+            read_stock(place, map_location=map_location)
+            if place.is_file()
+            else load(place, device=_device(map_location))
+        )
 
     def remove_checkpoint(self, path: str | PathLike[str]) -> None:
         """Remove a checkpoint so that a kill half-way leaves nothing that looks whole.
@@ -156,18 +163,3 @@ def _device(map_location: Any) -> torch.device | None:
     if isinstance(map_location, dict):
         map_location = map_location.get("cpu")
     return None if map_location is None else torch.device(map_location)
-
-
-def _load_file(path: Path, map_location: Any) -> dict[str, Any]:
-    try:
-        loaded = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        # Damaged and hostile files make the reader fail in any way; the first line says which.
-        cause = (str(error) or repr(error)).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: not loaded: {cause}; nothing in it was executed; if you trust it, load it with torch.load and "
-            "save its tensors and plain values anew"
-        ) from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: it holds a {type(loaded).__name__}, not a checkpoint's dict")
-    return loaded

@@ -83,13 +83,15 @@ class CheckpointPlugin(Plugin):
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:
-        """When to save, and what to keep."""
+        """When to save, and what to keep; and that a run which is told to end saves first."""
         return [
             part(
                 "trustformers_pl.checkpoint:Checkpoint",
                 folder=str(plan.folder / "checkpoints"),
                 **self._arguments(),
-            )
+            ),
+            part("trustformers_pl.faults:SignalSaves"),
+            part("trustformers_pl.faults:EmergencySaves"),
         ]
 
     def _arguments(self) -> dict[str, Any]:

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.checkpoint import manifest as manifests
 from trustformers_pl.checkpoint.codec import decode
-from trustformers_pl.checkpoint.manifest import STATE, TENSORS, Entry, sha256_of
+from trustformers_pl.checkpoint.manifest import STATE, TENSORS, sha256_of
 from trustformers_pl.checkpoint.tensorfile import unpack
+from trustformers_pl.checkpoint.verification import MEND, check_sha256, check_size, verify_file
 from trustformers_pl.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_MEND = "use another checkpoint"
+    from trustformers_pl.checkpoint.manifest import Entry
 
 
-def verify(path: str | Path) -> None:
-    """Check a checkpoint against its manifest, reading every byte.
-
-    Args:
-        path: The checkpoint folder.
-
-    Raises:
-        CheckpointError: A file is missing, of another size or another content; the first one is named. Or the manifest
-            is missing, damaged or of a newer format.
-    """
-    folder = Path(path)
-    for name, entry in manifests.read(folder).files.items():
-        _verify_file(folder / name, entry)
-
-
-def read_folder(path: str | Path, *, device: torch.device | None = None) -> tuple[Any, dict[str, Any]]:
+def read_folder(
+    path: str | Path, *, device: torch.device | None = None, mapped: bool = False
+) -> tuple[Any, dict[str, Any]]:
     """Verify a checkpoint and load it, reading and hashing each file once.
 
     Args:
         path: The checkpoint folder.
         device: Where tensors go (numpy arrays stay in host memory); without it they are on the CPU.
+        mapped: Map the tensors' file into memory instead of reading it into memory of its own.
 
     Returns:
         The state as it was given to `write_state`, tensors with their shapes and dtypes, and the manifest's metadata.
@@ -51,10 +39,10 @@ def read_folder(path: str | Path, *, device: torch.device | None = None) -> tupl
     folder = Path(path)
     manifest = manifests.read(folder)
     if missing := {TENSORS, STATE} - manifest.files.keys():
-        raise CheckpointError(f"{folder}: its manifest does not list {min(missing)}; {_MEND}")
+        raise CheckpointError(f"{folder}: its manifest does not list {min(missing)}; {MEND}")
     for name in manifest.files.keys() - {TENSORS, STATE}:
-        _verify_file(folder / name, manifest.files[name])
-    tensors = _read_tensors(folder / TENSORS, manifest.files[TENSORS])
+        verify_file(folder / name, manifest.files[name])
+    tensors = _read_tensors(folder / TENSORS, manifest.files[TENSORS], mapped=mapped)
     tree = _read_tree(folder / STATE, manifest.files[STATE])
     try:
         return decode(tree, tensors, device=device), dict(manifest.metadata)
@@ -82,47 +70,21 @@ def load(path: str | Path, *, device: torch.device | None = None) -> dict[str, A
     return state
 
 
-def _verify_file(path: Path, entry: Entry) -> None:
-    _check_size(path, entry)
+def _read_tensors(path: Path, entry: Entry, *, mapped: bool) -> dict[str, Tensor]:
+    check_size(path, entry)
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        tensors, pieces = unpack(path, mapped=mapped)
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; {_MEND}") from error
-    _check_sha256(path, entry, found)
-
-
-def _check_size(path: Path, entry: Entry) -> None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; {_MEND}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; {_MEND}") from error
-    if size != entry.size:
-        raise CheckpointError(f"{path}: expected {entry.size} bytes, found {size}; {_MEND}")
-
-
-def _check_sha256(path: Path, entry: Entry, found: str) -> None:
-    if found != entry.sha256:
-        raise CheckpointError(f"{path}: sha256 differs: expected {entry.sha256}, found {found}; {_MEND}")
-
-
-def _read_tensors(path: Path, entry: Entry) -> dict[str, Tensor]:
-    _check_size(path, entry)
-    try:
-        tensors, pieces = unpack(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; {_MEND}") from error
-    _check_sha256(path, entry, sha256_of(pieces))
+        raise CheckpointError(f"{path}: {error.strerror}; {MEND}") from error
+    check_sha256(path, entry, sha256_of(pieces))
     return tensors
 
 
 def _read_tree(path: Path, entry: Entry) -> Any:
-    _check_size(path, entry)
+    check_size(path, entry)
     try:
         text = path.read_bytes()
-        _check_sha256(path, entry, sha256_of([text]))
+        check_sha256(path, entry, sha256_of([text]))
         return json.loads(text)
     except (OSError, RecursionError, ValueError) as error:
-        raise CheckpointError(f"{path}: unreadable: {error}; {_MEND}") from error
+        raise CheckpointError(f"{path}: unreadable: {error}; {MEND}") from error

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from trustformers_pl.checkpoint.atomic import fsync_folder
-from trustformers_pl.checkpoint.reading import verify
 from trustformers_pl.checkpoint.unfinished import delete, finished, unfinished
+from trustformers_pl.checkpoint.verification import verify
 from trustformers_pl.errors import CheckpointError
 
 _STEP = re.compile(r"step-(\d{8,})", re.ASCII)

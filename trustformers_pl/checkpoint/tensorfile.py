@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -72,11 +73,12 @@ def pack(tensors: Mapping[str, Tensor]) -> list[memoryview]:
     return [memoryview(len(text).to_bytes(_PREFIX, "little") + text), *pieces]
 
 
-def unpack(path: Path) -> tuple[dict[str, Tensor], list[memoryview]]:
-    """Read a safetensors file once, each tensor into memory of its own.
+def unpack(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor], list[memoryview]]:
+    """Read a safetensors file once, each tensor into memory of its own, or map it.
 
     Args:
         path: The file.
+        mapped: Map the file into memory; writing to a tensor then changes a private copy, never the file.
 
     Returns:
         The tensors by name, on the CPU, with the shapes and dtypes of the header, and the pieces of the file in order
@@ -88,29 +90,52 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], list[memoryview]]:
     """
     with path.open("rb") as file:
         try:
-            return _read(file, os.fstat(file.fileno()).st_size)
+            return (_map if mapped else _read)(file, os.fstat(file.fileno()).st_size)
         except (AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: the safetensors header is damaged: {error!r}") from error
 
 
 def _read(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], list[memoryview]]:
+    head, header = _header(file, size)
+    pieces, tensors = [memoryview(head)], {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        tensors[name] = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
+        pieces.append(_bytes(tensors[name]))
+        file.readinto(pieces[-1])  # type: ignore[attr-defined]
+    return {name: tensors[name] for name in header}, pieces
+
+
+def _map(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], list[memoryview]]:
+    head, header = _header(file, size)
+    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return {name: _mapped(memory, len(head), entry) for name, entry in header.items()}, [memoryview(memory)]
+
+
+def _mapped(memory: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor:
+    shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
+    count, offset = math.prod(shape), start + entry["data_offsets"][0]
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
+    if offset % dtype.itemsize:  # another program's file: numbers across a boundary are slow, or an error
+        return torch.frombuffer(bytearray(memory[offset : offset + count * dtype.itemsize]), dtype=dtype).reshape(shape)
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).reshape(shape)
+
+
+def _header(file: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
+    """The bytes before the tensors, and the checked header: a damaged one must not ask for all memory."""
     prefix = file.read(_PREFIX)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < _PREFIX or length > size - _PREFIX:
         raise ValueError(f"it says it has {length} bytes, the file has {size}")
     text = file.read(length)
-    header = json.loads(text)
+    header: dict[str, Any] = json.loads(text)
     header.pop("__metadata__", None)
-    pieces, tensors, end = [memoryview(prefix + text)], {}, 0
+    end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        # Checked before memory is asked for: a damaged header must not ask for all of it.
         begin, (start, end) = end, entry["data_offsets"]
         tensor_bytes = math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize
         if start != begin or end - start != tensor_bytes or end > size - _PREFIX - length:
             raise ValueError(f"tensor {name} does not lie where it should")
-        tensors[name] = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
-        pieces.append(_bytes(tensors[name]))
-        file.readinto(pieces[-1])  # type: ignore[attr-defined]
     if end != size - _PREFIX - length:
         raise ValueError(f"{size - _PREFIX - length - end} bytes belong to no tensor")
-    return {name: tensors[name] for name in header}, pieces
+    return prefix + text, header

@@ -31,7 +31,10 @@ COMMANDS = {
     "schema": "print the JSON Schema of recipes, for editors",
 }
 # Of our own chapters, which add them as other packages do.
-SUMMARIES = {"import": "write a recipe from another trainer's configuration"}
+SUMMARIES = {
+    "checkpoint": "list, check, compare and export checkpoints",
+    "import": "write a recipe from another trainer's configuration",
+}
 EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
 EPILOG = """\
 A recipe's values can be set on the command line and in the environment:

@@ -13,6 +13,10 @@ RESUME = (
     "auto: go on where the run folder's newest checkpoint is (default); force: also if the recipe has changed since; "
     "never: start anew, keeping the old folder under another name"
 )
+CKPT = (
+    "where a run without a checkpoint of its own begins: a checkpoint folder of another run, or a stock Lightning "
+    ".ckpt file (nothing in it is executed)"
+)
 OUT = "where to write, a JSON object a line, one for each sample in order (predictions.jsonl in the run folder)"
 
 
@@ -33,6 +37,7 @@ def add_options(command: str, parser: argparse.ArgumentParser) -> None:
 
 def _fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", choices=["auto", "force", "never"], default="auto", help=RESUME)
+    parser.add_argument("--ckpt", metavar="PATH", help=CKPT)
 
 
 def _predict(parser: argparse.ArgumentParser) -> None:

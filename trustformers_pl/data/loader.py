@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 from trustformers_pl.data.batches import SeekableBatches
+from trustformers_pl.data.deaths import whole_batches
 from trustformers_pl.data.eligible import decides_batches, why_not_resumable
 from trustformers_pl.data.order import counter_seed
 from trustformers_pl.data.phases import DataPhases
@@ -139,13 +140,17 @@ class ResumableLoader:
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate once; the position and the ranks are read, and workers are started, at the first `next`."""
+        """Iterate once; the position and the ranks are read, and workers are started, at the first `next`.
+
+        Raises:
+            FetchError: A sample or its collation raised, or a worker died.
+        """
         epoch, start = self._position or (self._epoch, 0)
         self._position = None
         self._batches.epoch, self._batches.start = epoch, start
         self._generator.manual_seed(counter_seed(self._seed, "workers", epoch))
         rank, _ = self._batches.ranks()
-        for step, batch in enumerate(self._loader, start):
+        for step, batch in enumerate(whole_batches(self._loader, epoch), start):
             yield self._phases.mixed(batch, epoch, step, self._seed, rank)
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+from trustformers_pl.data.failures import Failure, batch_of
 from trustformers_pl.data.order import counter_seed
 
 if TYPE_CHECKING:
@@ -86,11 +87,23 @@ class SeededBatches(Dataset[Any]):
         self.dataset = dataset
         self.collate_fn = collate_fn
         self.seed = seed
+        self._at: list[int] | int = []  # what is being fetched, for the message of a failure
         self.draws = not (draws_nothing(dataset) and draws_nothing(collate_fn))
 
     def __getitem__(self, key: tuple[int, list[int] | int]) -> Any:
-        """Fetch and collate the samples at `indices` of `(epoch, indices)`; an int is one sample, not a batch."""
+        """Fetch and collate the samples at `indices` of `(epoch, indices)`; an int is one sample, not a batch.
+
+        Returns:
+            The batch; a `Failure` where the dataset or the `collate_fn` raised.
+        """
         epoch, indices = key
+        self._at = indices
+        try:
+            return self._collated(epoch, indices)
+        except Exception as error:
+            return Failure.of(error, epoch, batch_of(self._at))
+
+    def _collated(self, epoch: int, indices: list[int] | int) -> Any:
         if not self.draws:
             return self.collate_fn(self._fetch_unseeded(indices))
         in_main_process = get_worker_info() is None
@@ -104,18 +117,30 @@ class SeededBatches(Dataset[Any]):
         if isinstance(indices, int):
             return dataset[indices]
         fetch_batch = getattr(dataset, "__getitems__", None)
-        return [dataset[index] for index in indices] if fetch_batch is None else fetch_batch(indices)
+        if fetch_batch is not None:
+            return fetch_batch(indices)
+        samples: list[Any] = []
+        try:
+            for index in indices:
+                samples.append(dataset[index])  # noqa: PERF401 - their number tells which one raised
+        except Exception:
+            self._at = indices[len(samples)]
+            raise
+        return samples
 
     def _fetch(self, epoch: int, indices: list[int] | int) -> Any:
         if isinstance(indices, int):
             return self._sample(epoch, indices)
         fetch_batch = getattr(self.dataset, "__getitems__", None)
         if fetch_batch is None:
-            return [self._sample(epoch, index) for index in indices]
+            samples = [self._sample(epoch, index) for index in indices]
+            self._at = indices
+            return samples
         self._reseed(epoch, "batch", indices[0])
         return fetch_batch(indices)
 
     def _sample(self, epoch: int, index: int) -> Any:
+        self._at = index
         self._reseed(epoch, "sample", index)
         return self.dataset[index]
 

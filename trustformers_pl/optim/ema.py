@@ -136,6 +136,7 @@ class EMA(Callback):
         return State({"updates": self.updates, "averages": dict(self.averages)}, scope=Scope.SHARDED)
 
     def load_state(self, state: State) -> None:
-        """Go on from them."""
+        """Go on from them; in the middle of a training (a roll-back) they are laid out as they were."""
         self.updates = state.value["updates"]
-        self.averages = dict(state.value["averages"])
+        now, stored = self.averages, state.value["averages"]
+        self.averages = {name: place_like(a, now[name]) if name in now else a for name, a in stored.items()}

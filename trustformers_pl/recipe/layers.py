@@ -30,7 +30,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> Section:
     own = read_file(path)
     merged = Section(own.place)
     for parent in _parents(own):
-        if not (path.parent / parent).is_file():
+        if not _is_file(path.parent / parent):
             place = own.entries["extends"].place
             raise RecipeError(f"{place}: extends: {on_one_line(parent)}: no such file; paths are relative to {path}")
         merged = merge(merged, read_layers(path.parent / parent, (*seen, resolved)))
@@ -137,3 +137,10 @@ def without_nulls(tree: Section) -> Section:
 def removed_sections(tree: Section) -> dict[str, Place]:
     """Those sections, and where they were taken out."""
     return {key: node.place for key, node in tree.entries.items() if is_null(node)}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than any file's
+        return False

@@ -28,7 +28,7 @@ FILE = "report.json"
 FORMAT = 1
 SECRET = re.compile(r"token$|password|secret|api_?key|credential", re.IGNORECASE)
 HIDDEN = "(hidden)"
-INTERRUPTIONS = ("KeyboardInterrupt", "SystemExit", "SIGTERMException")
+INTERRUPTIONS = ("KeyboardInterrupt", "SystemExit", "SIGTERMException", "Stopped")
 
 logger = logging.getLogger(__name__)
 

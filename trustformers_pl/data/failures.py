@@ -1,0 +1,65 @@
+"""What went wrong while samples were fetched, told in one line that names them, from whichever process they were in."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trustformers_pl.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHOWN = 3
+
+
+class FetchError(DataError):
+    """A batch that could not be fetched: a sample or its collation raised, or a worker process died."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception of a dataset or a `collate_fn`, in place of the batch: workers can send it as it is.
+
+    Attributes:
+        epoch: Counted from 0.
+        what: `sample 17` or the samples of a batch.
+        cause: Type, message and place of the exception, in one line.
+        details: Its traceback.
+    """
+
+    epoch: int
+    what: str
+    cause: str
+    details: str
+
+    @classmethod
+    def of(cls, error: Exception, epoch: int, what: str) -> Failure:
+        """Take down an exception that is being handled.
+
+        Args:
+            error: The exception.
+            epoch: Counted from 0.
+            what: Whose it is.
+        """
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split())
+        cause = f"{type(error).__name__}{': ' if said else ''}{said} ({Path(frame.filename).name}:{frame.lineno})"
+        return cls(epoch, what, cause, "".join(traceback.format_exception(error)))
+
+    def raised(self) -> FetchError:
+        """The error to raise in the training process, with the traceback as its cause."""
+        error = FetchError(f"data: {self.what} of epoch {self.epoch}: {self.cause}; mend it, or leave it out")
+        error.__cause__ = RuntimeError(self.details)
+        return error
+
+
+def batch_of(indices: Sequence[int] | int) -> str:
+    """The samples of a batch, in words: the first few by index."""
+    if isinstance(indices, int):
+        return f"sample {indices}"
+    shown = ", ".join(map(str, indices[:SHOWN]))
+    more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
+    return f"the batch of samples {shown}{more}"

@@ -1,0 +1,22 @@
+"""What a run does when something goes wrong: signals, gradients that are not finite, and spikes."""
+
+from typing import TYPE_CHECKING
+
+from trustformers_pl.lazy import exports
+
+if TYPE_CHECKING:
+    from trustformers_pl.faults.emergency_saves import EmergencySaves
+    from trustformers_pl.faults.roll_back import RollBack
+    from trustformers_pl.faults.signal_saves import SignalSaves
+    from trustformers_pl.faults.spikes import Spikes
+
+__all__ = ["EmergencySaves", "RollBack", "SignalSaves", "Spikes"]
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "EmergencySaves": "emergency_saves",
+        "RollBack": "roll_back",
+        "SignalSaves": "signal_saves",
+        "Spikes": "spikes",
+    },
+)
