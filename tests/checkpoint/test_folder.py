@@ -325,7 +325,8 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_says_how_much_is_missing(sm
         with pytest.raises(CheckpointError) as caught:
             write_state(small_disk / name, big)
         assert f"{name}: checkpoint not written: {os.strerror(errno.ENOSPC)} (" in str(caught.value)
-        needed, _, _, available, _ = str(caught.value).split("(")[1].split(")")[0].split()
+        needed, _, _, available, _, missing, _ = str(caught.value).split("(")[1].split(")")[0].split()
+        assert int(missing) == int(needed) - free
         assert (1 << 20) < int(needed) < (1 << 20) + 1000
         assert int(available) == free
     assert [path.name for path in small_disk.iterdir()] == [older.name]

@@ -183,6 +183,8 @@ class GoBackAtOnce(Callback):
         self.times = 0
 
     def on_step_boundary(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for saver in (one for one in trainer.callbacks if isinstance(one, Checkpoint)):  # type: ignore[attr-defined]
+            saver.settle(trainer)
         path = Path(trainer.default_root_dir) / f"checkpoints/step-{trainer.global_step:08d}"
         if path.exists():
             go_back(trainer, trainer.strategy.load_checkpoint(path))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from trustformers_pl.lazy import exports
 
 if TYPE_CHECKING:
+    from trustformers_pl.checkpoint.best_checkpoint import best
     from trustformers_pl.checkpoint.callback import Checkpoint
     from trustformers_pl.checkpoint.fine_tune import Pretrained
     from trustformers_pl.checkpoint.io import FolderCheckpointIO
@@ -21,6 +22,7 @@ __all__ = [
     "FolderCheckpointIO",
     "Match",
     "Pretrained",
+    "best",
     "export",
     "load",
     "load_module",
@@ -35,6 +37,7 @@ __getattr__, __dir__ = exports(
     {
         "Checkpoint": "callback",
         "FolderCheckpointIO": "io",
+        "best": "best_checkpoint",
         "Match": "weights",
         "Pretrained": "fine_tune",
         "export": "loading",

@@ -2,28 +2,69 @@
 
 from __future__ import annotations
 
-import platform
+import contextlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from trustformers_pl.checkpoint.background import BackgroundWriter
+from trustformers_pl.checkpoint.buffers import Buffers
+from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.folder import load, remove, write_state
+from trustformers_pl.checkpoint.provenance import versions
+from trustformers_pl.checkpoint.writing import state_files, write_folder
 from trustformers_pl.errors import CheckpointError
 from trustformers_pl.stock_file import read_stock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from os import PathLike
+
+
+@dataclass(frozen=True)
+class Request:
+    """How the next checkpoint is to be written.
+
+    Attributes:
+        metadata: JSON for its manifest, besides epoch, step and versions.
+        after: Called by the writer once the checkpoint is safe.
+    """
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    after: Callable[[], object] = bool
 
 
 class FolderCheckpointIO(CheckpointIO):
     """Save and load checkpoints as folders of safetensors and JSON: atomic, synced, verified, never pickled.
 
-    Use it in `Trainer(plugins=[FolderCheckpointIO()])`, with Lightning's own ModelCheckpoint or `Checkpoint`.
+    Use it in `Trainer(plugins=[FolderCheckpointIO()])`, with Lightning's own ModelCheckpoint or `Checkpoint`. What is
+    saved is safe when `save_checkpoint` returns, except inside `in_background`.
+
+    Attributes:
+        writer: Which writes in the background; `writer.wait()` returns when nothing is being written.
     """
 
     writes_folders = True  # `Run.save_checkpoint` asks
+
+    def __init__(self) -> None:
+        self.writer = BackgroundWriter()
+        self._buffers = Buffers()
+        self._request: Request | None = None
+
+    @contextlib.contextmanager
+    def in_background(self, request: Request) -> Iterator[None]:
+        """Inside, `save_checkpoint` only copies the state into memory of its own, and leaves the rest to the writer.
+
+        It then first waits for the checkpoint before, and raises what that one failed with.
+        """
+        self._request = request
+        try:
+            yield
+        finally:
+            self._request = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any | None = None
@@ -41,7 +82,33 @@ class FolderCheckpointIO(CheckpointIO):
         """
         if storage_options is not None:
             raise CheckpointError(f"{path}: storage_options are for remote file systems; leave them out")
-        write_state(Path(path), checkpoint, _metadata(checkpoint))
+        self.writer.wait()
+        if self._request is None:
+            write_state(Path(path), checkpoint, _metadata(checkpoint))
+        else:
+            self._submit(Path(path).absolute(), checkpoint, self._request)
+
+    def _submit(self, path: Path, checkpoint: dict[str, Any], request: Request) -> None:
+        tree, tensors = encode(checkpoint)
+        copies = self._buffers.copy(tensors)
+        metadata = {**_metadata(checkpoint), **request.metadata}
+
+        def write() -> None:
+            write_folder(path, state_files(tree, copies), metadata)
+            request.after()
+
+        self.writer.submit(write)
+
+    def teardown(self) -> None:
+        """End what is being written, and give its memory back.
+
+        Raises:
+            CheckpointError: It could not be written, and nobody was told before.
+        """
+        try:
+            self.writer.close()
+        finally:
+            self._buffers.release()
 
     def load_checkpoint(
         self,
@@ -63,6 +130,7 @@ class FolderCheckpointIO(CheckpointIO):
         Raises:
             CheckpointError: It is missing, damaged, newer or foreign, or a file that needs code to be loaded.
         """
+        self.writer.wait()
         place = Path(path)
         return (
             read_stock(place, map_location=map_location)
@@ -79,16 +147,12 @@ class FolderCheckpointIO(CheckpointIO):
         Raises:
             CheckpointError: It cannot be removed.
         """
+        self.writer.wait()
         remove(Path(path))
 
 
 def _metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    versions = {
-        "lightning": checkpoint.get("pytorch-lightning_version"),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-    }
-    return {"epoch": checkpoint.get("epoch"), "global_step": checkpoint.get("global_step"), "versions": versions}
+    return {"epoch": checkpoint.get("epoch"), "global_step": checkpoint.get("global_step"), "versions": versions()}
 
 
 def _device(map_location: Any) -> torch.device | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from trustformers_pl.run import Run
 
 
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The keys of `checkpoint.best`."""
+
+    monitor: str | None = None
+    """A metric that validations log, such as `val_loss`; without one, only the last checkpoints are kept."""
+    mode: Literal["min", "max"] = "min"
+    """Whether less of it is better, or more."""
+    keep: int = 1
+    """How many of the best checkpoints stay."""
+
+    def __post_init__(self) -> None:
+        """Refuse to keep none."""
+        if self.keep < 1:
+            raise ValueError("keep must be at least 1")
+
+
 class CheckpointPlugin(Plugin):
     """Checkpoints as verified folders, at step boundaries, from which a killed run goes on bit for bit."""
 
@@ -25,15 +42,24 @@ class CheckpointPlugin(Plugin):
     class Config:
         """The `checkpoint` section."""
 
-        every_n_steps: int = 500
-        """Optimizer steps between checkpoints; the last step always gets one."""
+        every_n_steps: int | None = 500
+        """Optimizer steps between checkpoints; the last step always gets one. `null`: not by steps."""
+        every_n_minutes: float | None = None
+        """Minutes after a checkpoint until the next one is taken, at a step boundary; all ranks take it together."""
         keep_last: int = 2
         """Checkpoints that stay; older ones go once a newer one is safe. Two, so that a damaged one loses little."""
+        best: Best = Best()
+        """Checkpoints that are taken after the best validations, and stay besides the last ones."""
+        background: bool = True
+        """Write while training goes on, from a copy of the state in host memory; the result is the same. `false`: wait
+        for each checkpoint, so that its errors are raised where it was taken."""
 
         def __post_init__(self) -> None:
             """Refuse what would never save, or keep nothing."""
-            if self.every_n_steps < 1 or self.keep_last < 1:
+            if (self.every_n_steps is not None and self.every_n_steps < 1) or self.keep_last < 1:
                 raise ValueError("every_n_steps and keep_last must be at least 1")
+            if self.every_n_minutes is not None and not self.every_n_minutes > 0:
+                raise ValueError("every_n_minutes must be more than 0")
 
     config: Config
 
@@ -62,12 +88,16 @@ class CheckpointPlugin(Plugin):
             part(
                 "trustformers_pl.checkpoint:Checkpoint",
                 folder=str(plan.folder / "checkpoints"),
-                every_n_steps=self.config.every_n_steps,
-                keep_last=self.config.keep_last,
+                **self._arguments(),
             ),
             part("trustformers_pl.faults:SignalSaves"),
             part("trustformers_pl.faults:EmergencySaves"),
         ]
+
+    def _arguments(self) -> dict[str, Any]:
+        written, best = self.written(), asdict(self.config.best)
+        written.pop("best", None)
+        return {**written, "best": best} if best["monitor"] else written
 
     @hookimpl
     def ckpt_path(self, plan: Plan) -> Part:

@@ -105,5 +105,5 @@ def _why(path: Path, files: Mapping[str, Pieces], error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = sum(memoryview(piece).nbytes for pieces in files.values() for piece in pieces)
         free = shutil.disk_usage(next(parent for parent in path.parents if parent.exists())).free
-        cause += f" ({needed} bytes needed, {free} free)"
+        cause += f" ({needed} bytes needed, {free} free, {max(needed - free, 0)} missing)"
     return f"{path}: checkpoint not written: {cause}; choose another folder or make room; older ones are untouched"

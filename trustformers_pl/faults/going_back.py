@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from trustformers_pl import state
-from trustformers_pl.checkpoint.verification import verify
 from trustformers_pl.checkpoint.series import steps
+from trustformers_pl.checkpoint.verification import verify
 from trustformers_pl.errors import CheckpointError
 from trustformers_pl.loop import EpochLoop
 
