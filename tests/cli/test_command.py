@@ -68,7 +68,8 @@ def cpu_seconds(command: list[str]) -> float:
 def test_looking_costs_little_more_than_python_with_pluggy_and_yaml(argument: str) -> None:
     bare = min(cpu_seconds([sys.executable, "-c", "import pluggy, yaml"]) for _ in range(5))
     ours = min(cpu_seconds([*PROGRAM, argument]) for _ in range(5))
-    assert ours - bare < 0.2
+    # `plugins` and `schema` import every feature that is installed, some milliseconds each, and none of them torch.
+    assert ours - bare < (0.5 if argument in ("plugins", "schema") else 0.2)
 
 
 def test_plugins_shows_name_summary_package_version_and_state(write: Write, command: Command) -> None:

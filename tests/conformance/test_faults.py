@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from trustformers_pl.testing import Conformance
+from trustformers_pl.testing.sections import SAVED
 
 if TYPE_CHECKING:
     from trustformers_pl.testing.sections import Sections
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 class TestFiniteByGoingBack(Conformance):
     plugin = "finite"
     section: ClassVar[Sections] = {"policy": "roll_back"}
+    beside: ClassVar[Sections] = SAVED
     neutral: ClassVar[Sections] = {"policy": "roll_back"}
 
 
@@ -30,3 +32,4 @@ class TestSpikesThatTheRunGoesBackFrom(Conformance):
         "max_consecutive": 3,
         "max_rollbacks": 100,
     }
+    beside: ClassVar[Sections] = SAVED
