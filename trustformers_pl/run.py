@@ -17,7 +17,6 @@ from trustformers_pl.report import FILE as REPORT
 from trustformers_pl.report import report_sections, report_text
 from trustformers_pl.reporting.record import Record
 from trustformers_pl.run_folder import another_recipe, changes, record, set_aside, write_text
-from trustformers_pl.stored import readable, save
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
@@ -81,6 +80,8 @@ class Run:
         if differences and resume == "auto":
             raise RecipeError(another_recipe(self.folder, differences))
         if ckpt_path is None and ckpt is not None:
+            from trustformers_pl.stored import readable
+
             readable(self.trainer, ckpt)
             ckpt_path = str(ckpt)
         self._given = None  # from here on the run has checkpoints of its own
@@ -176,6 +177,8 @@ class Run:
         Raises:
             CheckpointError: Nothing was trained yet, or it cannot be written there.
         """
+        from trustformers_pl.stored import save
+
         return save(self.trainer, path, self.ckpt_path())
 
     def load_checkpoint(self, path: str | Path) -> None:
@@ -189,6 +192,8 @@ class Run:
         Raises:
             CheckpointError: It is missing, damaged, foreign, of another model, or holds weights only.
         """
+        from trustformers_pl.stored import readable
+
         checkpoint = readable(self.trainer, path)
         if self.trainer.world_size == 1:
             self._announce(path)

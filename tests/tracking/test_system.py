@@ -34,7 +34,7 @@ def test_a_reading_is_what_the_system_says(tmp_path: Path) -> None:
         pass
     found = machine.read()
     assert found.keys() == set(OF_THE_HOST)
-    assert found["system_process_memory_gib"] == pytest.approx(before, rel=0.1)
+    assert found["system_process_memory_gib"] > 0.9 * before
     assert 20 < found["system_process_cpu_percent"] < 200  # one core was busy; another process may have wanted it
     assert found["system_disk_free_gib"] == pytest.approx(shutil.disk_usage(tmp_path).free / 2**30, rel=0.01)
     assert 0 < found["system_memory_percent"] < 100

@@ -54,6 +54,10 @@ class FolderCheckpointIO(CheckpointIO):
         self._buffers = Buffers()
         self._request: Request | None = None
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Ranks that are spawned each have a writer of their own."""
+        return type(self), ()
+
     @contextlib.contextmanager
     def in_background(self, request: Request) -> Iterator[None]:
         """Inside, `save_checkpoint` only copies the state into memory of its own, and leaves the rest to the writer.

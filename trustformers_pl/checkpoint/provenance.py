@@ -72,7 +72,7 @@ def warn_of_differences(checkpoint: Path, trainer: Trainer) -> None:
 
 
 def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {"threads": told["threads"], "world_size": told["world_size"], **told["versions"]}
+    return {"threads": told["threads"], **told["versions"]}  # of another number of ranks, each part warns by itself
 
 
 def _at(before: Mapping[str, Any], name: str, default: Any) -> Any:
