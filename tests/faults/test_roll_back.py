@@ -222,4 +222,4 @@ def test_going_back_to_where_one_is_changes_nothing(write: Write, more: list[str
 def test_without_checkpoints_a_recipe_is_refused_in_one_line(write: Write, command: Callable[..., Any]) -> None:
     code, _, errors = command("fit", write(RECIPE), "--no-checkpoint")
     assert code == 2
-    assert "finite: policy roll_back goes back to checkpoints, and nothing saves any" in errors
+    assert "finite needs checkpoints, which nothing in this run provides; add a section that does" in errors

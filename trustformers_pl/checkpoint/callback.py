@@ -159,7 +159,8 @@ class Checkpoint(callbacks.Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self.settle(trainer)
         step, folder = trainer.global_step, self.folder_of(trainer)
-        request = Request(self._told(trainer), self._after(folder, step))
+        buffers = [name for name, _ in trainer.lightning_module.named_buffers()]
+        request = Request(self._told(trainer), self._after(folder, step), buffers)
         with self._io(trainer).in_background(request):
             trainer.save_checkpoint(folder / step_name(step))
         self._saved_step = step
@@ -173,11 +174,13 @@ class Checkpoint(callbacks.Checkpoint):
         return lambda: prune(folder, step, keep_last=self.keep_last, keep=keep)
 
     def _told(self, trainer: Trainer) -> dict[str, Any]:
-        monitored = {}
-        if self.ranking is not None and self._monitored is not None:
-            monitored = {"monitored": {self.ranking.monitor: as_json(self._monitored)}}
-        judged = {} if self.ranking is None else self.ranking.told()
-        return {**surroundings(trainer), **recipe(trainer), **monitored, **judged}
+        told = {**surroundings(trainer), **recipe(trainer)}
+        if self.ranking is None:
+            return told
+        # A step that the run went back to is saved again, and its validation is not made again.
+        value = self.ranking.value(trainer.global_step) if self._monitored is None else self._monitored
+        monitored = {} if value is None else {"monitored": {self.ranking.monitor: as_json(value)}}
+        return {**told, **monitored, **self.ranking.told()}
 
     def settle(self, trainer: Trainer) -> None:
         """Wait until nothing is being written; every rank raises what rank 0's writer failed with. Collective."""
@@ -230,6 +233,7 @@ class Checkpoint(callbacks.Checkpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over which steps were the best."""
+        """Take over which steps were the best; the last validation may be of weights that were just given up."""
+        self._monitored = None
         if self.ranking is not None and "ranking" in state_dict:
             self.ranking.load_state(state_dict["ranking"])

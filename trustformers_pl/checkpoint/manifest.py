@@ -43,6 +43,22 @@ class Manifest:
     files: Mapping[str, Entry]
     metadata: Mapping[str, Any]
 
+    @property
+    def not_finite(self) -> str | None:
+        """The first tensor of weights or optimizer that is not finite; empty if all are, None if nobody has looked."""
+        if "finite" not in self.metadata:
+            return None
+        return "" if self.metadata["finite"] else str(self.metadata.get("not_finite", "its state"))
+
+
+def finite_or_not(bad: str | None) -> dict[str, Any]:
+    """What a manifest's metadata tells of the state.
+
+    Args:
+        bad: The first tensor that is not finite, if there is one.
+    """
+    return {"finite": True} if bad is None else {"finite": False, "not_finite": bad}
+
 
 def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
     """Hash a file that is in memory.

@@ -9,7 +9,7 @@ from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
 from trustformers_pl.report import ReportSection, ReportTable
-from trustformers_pl.traits import Slot, Traits
+from trustformers_pl.traits import Slot, Trait, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +67,7 @@ class CheckpointPlugin(Plugin):
     def traits(cls, config: Config) -> Traits:
         """It owns the run's checkpoints."""
         del config
-        return Traits(claims=frozenset({Slot.CHECKPOINTS}))
+        return Traits(claims=frozenset({Slot.CHECKPOINTS}), provides=frozenset({Trait.CHECKPOINTS}))
 
     @hookimpl
     def trainer_arguments(self, plan: Plan) -> Mapping[str, Any]:
