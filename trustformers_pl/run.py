@@ -166,6 +166,9 @@ class Run:
     def save_checkpoint(self, path: str | Path) -> Path:
         """Save the training as it stands, besides what the section `checkpoint` saves. Every rank calls it.
 
+        While the run trains, call it from a callback's `on_step_boundary`: a run that goes on from there ends with the
+        same bits. In other hooks a batch is half counted.
+
         Args:
             path: A name that ends in `.ckpt` or `.pt` gives a stock Lightning file: weights, optimizers, schedules,
                 counters and hyperparameters, without what only our loop reads, so that a run that goes on from it is
@@ -190,10 +193,13 @@ class Run:
             path: A checkpoint folder, or a stock Lightning file (read as tensors and plain values only).
 
         Raises:
-            CheckpointError: It is missing, damaged, foreign, of another model, or holds weights only.
+            CheckpointError: It is missing, damaged, foreign, of another model, or holds weights only; or the run is
+                training.
         """
         from trustformers_pl.stored import readable
 
+        if self.trainer.training:
+            raise CheckpointError(f"{path}: not loaded: the run is training; load it before, or after it has ended")
         checkpoint = readable(self.trainer, path)
         if self.trainer.world_size == 1:
             self._announce(path)
