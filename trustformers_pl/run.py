@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trustformers_pl.compose import user_class
 from trustformers_pl.errors import CheckpointError, RecipeError, RefusedError
-from trustformers_pl.evaluation import evaluating, refuse_unable, state_for_evaluation
+from trustformers_pl.evaluation import chosen_path, evaluating, refuse_unable, state_for_evaluation
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.outcome import forget_outcome, record_fit
 from trustformers_pl.quiet import quiet_lightning
@@ -212,7 +212,7 @@ class Run:
         Raises:
             CheckpointError: There is no whole checkpoint.
         """
-        path: str = self._announce(self.required_ckpt_path())
+        path: str = self._announce(self._path_for_evaluation())
         checkpoint: dict[str, Any] = self.trainer.strategy.checkpoint_io.load_checkpoint(path)
         self._put(checkpoint, path)
         for callback in state_for_evaluation(self.trainer, checkpoint):
@@ -226,10 +226,14 @@ class Run:
 
     def _evaluated_path(self) -> Any:
         """The newest whole checkpoint, after the callbacks that evaluations need have their state from it."""
-        path = self._announce(self.required_ckpt_path())
+        path = self._announce(self._path_for_evaluation())
         if evaluating(self.trainer):
             state_for_evaluation(self.trainer, self.trainer.strategy.checkpoint_io.load_checkpoint(path))
         return path
+
+    def _path_for_evaluation(self) -> Any:
+        """What was loaded by name, what a callback chooses, or the newest."""
+        return (chosen_path(self.trainer) if self._given is None else None) or self.required_ckpt_path()
 
     def export(self, folder: str | Path) -> Path:
         """Write the newest checkpoint's model for other programs, in the module's own way: `save_pretrained`.

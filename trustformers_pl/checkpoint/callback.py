@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import callbacks
 from typing_extensions import override
 
+from trustformers_pl.checkpoint import best_checkpoint
 from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.io import FolderCheckpointIO, Request
 from trustformers_pl.checkpoint.keeping import prune
@@ -44,6 +45,7 @@ class Checkpoint(callbacks.Checkpoint):
         every_n_minutes: float | None = None,
         keep_last: int = 2,
         best: Mapping[str, Any] | None = None,
+        load_best: bool = False,
         background: bool = True,
     ) -> None:
         """Say when to save.
@@ -55,6 +57,7 @@ class Checkpoint(callbacks.Checkpoint):
             keep_last: Checkpoints that stay; older ones are removed once a newer one is safe.
             best: Arguments of `Ranking` (`monitor`, `mode`, `keep`): after validations that are among the best `keep`
                 by this metric a checkpoint is taken, and it stays as long as it is one of them.
+            load_best: Put the best one's weights into the module when a fit has ended; evaluations of a run use it.
             background: Whether the run goes on while a checkpoint is written. It then holds a copy of its state in host
                 memory, and an error of writing is raised at a later boundary, or at the end.
         """
@@ -63,6 +66,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self.ranking = None if best is None else Ranking(**best)
+        self.load_best = load_best and best is not None
         self.background = background
         self._clock = None if every_n_minutes is None else WallClock(every_n_minutes)
         self._monitored: float | None = None  # of the validation since the last boundary
@@ -204,6 +208,24 @@ class Checkpoint(callbacks.Checkpoint):
         """
         del pl_module
         self.settle(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the best weights into the module, where that is asked for."""
+        path = self.evaluated_path(trainer)
+        if path is not None:
+            checkpoint = trainer.strategy.load_checkpoint(path)
+            trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
+            if trainer.is_global_zero:
+                logger.info("the module has the weights of %s, the best checkpoint", path)
+
+    def evaluated_path(self, trainer: Trainer) -> str | None:
+        """The best checkpoint, if that is to be evaluated: rank 0's choice. Collective. None: the newest, as always."""
+        if not self.load_best:
+            return None
+        found = best_checkpoint.best(self.folder_of(trainer)) if trainer.is_global_zero else None
+        told: str | None = trainer.strategy.broadcast(None if found is None else str(found))
+        return told
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
