@@ -94,7 +94,8 @@ def _fill(temporary: Path, files: Mapping[str, Pieces], metadata: Mapping[str, A
 
 def _write(path: Path, pieces: Pieces) -> Entry:
     # Hashing costs about as much as writing and neither holds the interpreter: they run at the same time.
-    with ThreadPoolExecutor(2) as pool, path.open("xb") as file:
+    # By one thread, though the blocks are hashed once more: training wants the other processors.
+    with ThreadPoolExecutor(1) as pool, path.open("xb") as file:
         sha256 = pool.submit(sha256_of, pieces)
         blocks = _blocks(pieces, pool)
         for piece in pieces:
