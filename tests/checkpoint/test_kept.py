@@ -19,7 +19,7 @@ from ranks import on_ranks
 from test_exact_resume import RECIPE, tree
 
 from trustformers_pl import assemble
-from trustformers_pl.checkpoint import best, load
+from trustformers_pl.checkpoint import Checkpoint, best, load
 from trustformers_pl.checkpoint.folder import step_name, steps, write_state
 from trustformers_pl.checkpoint.keeping import looks_whole, prune
 from trustformers_pl.checkpoint.ranking import Ranking
@@ -289,3 +289,27 @@ def test_the_best_weights_on_two_ranks() -> None:
         print(path.name, expected == [value.tolist() for value in made.module.state_dict().values()])
     """
     assert on_ranks(2, job) == ["step-00000002 True\n"] * 2
+
+
+def test_the_best_weights_in_a_stock_trainer() -> None:
+    class Own(tiny.Composable):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    saver = Checkpoint(folder="c", every_n_steps=4, best={"monitor": "val_loss", "mode": "max"}, load_best=True)
+    trainer = Trainer(
+        max_steps=16,
+        val_check_interval=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[saver],
+    )
+    torch.manual_seed(0)
+    module = Own()
+    trainer.fit(module, tiny.Data())
+    found = best("c")
+    assert found is not None
+    assert found.name != step_name(16)  # the worst is of the beginning
+    assert equal(weights(module), list(load(found)["state_dict"].values()))
