@@ -394,3 +394,18 @@ def test_a_thousand_random_damages_of_a_run_are_all_found(write: Write) -> None:
         assert name in complaints[0]
         (last / name).write_bytes(whole[name])
     assert newest(FOLDER) == (last, [])
+
+
+def test_a_large_state_is_copied_whole_by_two_threads() -> None:
+    """torch has one thread in these tests; 24 MB in tensors of many sizes."""
+    sizes = [1, 7, 1000, 3_000_000, 0, 2_000_000, 1_000_000, 5]
+    tensors = {f"{number}": torch.randn(size) for number, size in enumerate(sizes)}
+    buffers = Buffers()
+    for _ in range(2):
+        copies = buffers.copy(tensors)
+        expected = {name: tensor.clone() for name, tensor in tensors.items()}
+        for tensor in tensors.values():
+            tensor.add_(1)  # training goes on
+        assert all(torch.equal(copies[name], tensor) for name, tensor in expected.items())
+    buffers.release()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint-copy")]
