@@ -18,6 +18,11 @@ class TestFiniteByGoingBack(Conformance):
     neutral: ClassVar[Sections] = {"policy": "roll_back"}
 
 
+class TestQuarantine(Conformance):
+    plugin = "quarantine"
+    neutral: ClassVar[Sections] = {"max_samples": 1}
+
+
 class TestSpikes(Conformance):
     plugin = "spikes"
     neutral: ClassVar[Sections] = {"factor": 1e9}

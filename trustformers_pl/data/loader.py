@@ -13,10 +13,13 @@ from trustformers_pl.data.eligible import decides_batches, why_not_resumable
 from trustformers_pl.data.order import counter_seed
 from trustformers_pl.data.phases import DataPhases
 from trustformers_pl.data.ranks import contiguous_share, process_ranks
+from trustformers_pl.data.replaced import MendedBatches
 from trustformers_pl.data.seeded import SeededBatches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from trustformers_pl.data.failures import Note
 
     Ranks = Callable[[], tuple[int, int]]
 
@@ -86,11 +89,25 @@ class ResumableLoader:
             phases=self._phases,
             ranks=ranks,
         )
-        self._loader = self._rebuilt(loader)
+        self._note: Note | None = None
+        self._loader = self._rebuilt(loader, SeededBatches(self.dataset, loader.collate_fn, seed=self._seed))
 
-    def _rebuilt(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+    def replace_bad(self, at_most: int, note: Note) -> None:
+        """Let samples that raise be replaced by others from now on (see `MendedBatches`); before the first iteration.
+
+        Args:
+            at_most: Bad samples that the run may have.
+            note: Called with each bad sample of a batch that is about to be given out; may raise.
+        """
+        if self._note == note:
+            return
+        self._note, self._batches.spares = note, at_most + 1
+        fetched: Any = self._loader.dataset
+        self._loader = self._rebuilt(self._loader, MendedBatches(self.dataset, fetched.collate_fn, seed=self._seed))
+
+    def _rebuilt(self, loader: DataLoader[Any], batches: SeededBatches) -> DataLoader[Any]:
         return DataLoader(
-            SeededBatches(self.dataset, loader.collate_fn, seed=self._seed),
+            batches,
             batch_size=None,
             sampler=self._batches,
             collate_fn=_as_fetched,
@@ -150,7 +167,7 @@ class ResumableLoader:
         self._batches.epoch, self._batches.start = epoch, start
         self._generator.manual_seed(counter_seed(self._seed, "workers", epoch))
         rank, _ = self._batches.ranks()
-        for step, batch in enumerate(whole_batches(self._loader, epoch), start):
+        for step, batch in enumerate(whole_batches(self._loader, epoch, self._note), start):
             yield self._phases.mixed(batch, epoch, step, self._seed, rank)
 
 
