@@ -18,6 +18,11 @@ class TestFiniteByGoingBack(Conformance):
     neutral: ClassVar[Sections] = {"policy": "roll_back"}
 
 
+class TestOutOfMemory(Conformance):
+    plugin = "out_of_memory"
+    neutral: ClassVar[Sections] = {"max_splits": 1}
+
+
 class TestQuarantine(Conformance):
     plugin = "quarantine"
     neutral: ClassVar[Sections] = {"max_samples": 1}

@@ -30,6 +30,7 @@ def column(folder: Path, name: str) -> list[float]:
         ("precision/bf16.yaml", {"precision": "bf16 at O1"}),
         ("precision/fp16.yaml", {"precision": "fp16 at O2, loss scale"}),
         ("faults/robust.yaml", {"finite": "gone back 0 times", "spikes": "found"}),
+        ("faults/out_of_memory.yaml", {"out_of_memory": "whole batches"}),
         ("faults/quarantine.yaml", {"quarantine": "set 0 samples aside"}),
         ("profiling/profile.yaml", {"profile": "operators recorded"}),
         (

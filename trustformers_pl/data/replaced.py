@@ -38,7 +38,7 @@ class Replaced(Told):
 
     def pin_memory(self) -> Replaced:
         """The same with the batch in pinned memory, as DataLoader asks for it."""
-        return Replaced(pin_memory(self.batch), self.bad)
+        return Replaced(pin_memory(self.batch), self.bad)  # type: ignore[no-untyped-call]
 
 
 class MendedBatches(SeededBatches):
