@@ -85,9 +85,9 @@ class EpochLoop(LeanLoop):
         super().on_advance_end(data_fetcher)
         if self._should_accumulate():
             return
-        trainer = self.trainer
+        trainer, module = self.trainer, self.trainer.lightning_module
         for on_step_boundary in self.boundary_methods():
-            on_step_boundary(trainer, trainer.lightning_module)
+            on_step_boundary(trainer, module)
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
         """Lightning's, except after an optimizer step that was skipped."""

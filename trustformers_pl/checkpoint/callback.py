@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from lightning import LightningModule, Trainer
 
+    from trustformers_pl.checkpoint.background import BackgroundWriter
+
 logger = logging.getLogger(__name__)
 
 
@@ -67,6 +69,7 @@ class Checkpoint(callbacks.Checkpoint):
         self._clock = None if every_n_minutes is None else WallClock(every_n_minutes)
         self._monitored: float | None = None  # of the validation since the last boundary
         self._saved_step: int | None = None
+        self._asked: BackgroundWriter | None = None  # whether it has failed, at each boundary: by a run of one rank
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -104,6 +107,7 @@ class Checkpoint(callbacks.Checkpoint):
             warn_of_differences(Path(trainer.ckpt_path), trainer)
         if self._clock is not None:
             self._clock.restart(trainer.global_step)
+        self._asked = self._io(trainer).writer if trainer.world_size == 1 else None
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,7 +138,7 @@ class Checkpoint(callbacks.Checkpoint):
         assert isinstance(loop, EpochLoop)
         if self._due(trainer, loop):
             self._save(trainer)
-        elif trainer.world_size == 1 and self._io(trainer).writer.failed:
+        elif self._asked is not None and self._asked.failed:
             self.settle(trainer)
         self._monitored = None
 
