@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +222,7 @@ def test_other_errors_pass() -> None:
     module.loss = lambda outputs, batch: 1 / 0  # type: ignore[method-assign,assignment]
     with pytest.raises(ZeroDivisionError):
         fit(module, 1)
+    assert "step_executor" not in vars(module)
 
 
 RANKS = """
@@ -345,6 +347,28 @@ def test_a_plain_training_step_is_refused_in_a_recipe(write: Write) -> None:
     recipe = RECIPE.replace("test_out_of_memory.Small", "tiny.Plain")
     with pytest.raises(RefusedError, match="out_of_memory needs decomposed-loss, which Plain does not provide"):
         assemble(write(recipe + ON))
+
+
+ANOTHER = """
+from trustformers_pl import Plugin, Traits, hookimpl, part
+class Feature(Plugin):
+    "A stranger's executor."
+    traits = classmethod(lambda cls, config: Traits(claims=frozenset({"step"})))
+    @hookimpl
+    def step(self, plan):
+        return part("trustformers_pl.steps:sequential")
+"""
+
+
+def test_two_owners_of_the_step_are_refused_in_a_recipe(write: Write, install: Callable[..., Any]) -> None:
+    install("a-pack", ANOTHER, trustformers_pl={"episodes": "Feature"})
+    with pytest.raises(RefusedError, match="out_of_memory and episodes both claim step"):
+        assemble(write(RECIPE + ON + "episodes: {}\n"))
+
+
+def test_a_run_is_pickled_with_its_executor(write: Write) -> None:
+    run = trained(write(RECIPE + ON), "model.init_args.rows=4")
+    assert pickle.loads(pickle.dumps(run.module)).step_executor.splits == 1
 
 
 # Pieces

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
@@ -69,7 +70,7 @@ def whole_batches(loader: DataLoader[Any], epoch: int, note: Note | None = None)
         FetchError: A sample or its collation raised, or a worker died.
     """
     if not loader.num_workers:
-        yield from (_whole(batch, note) for batch in loader)
+        yield from map(partial(_whole, note=note), loader)
         return
     with Deaths() as deaths:
         batches = iter(loader)

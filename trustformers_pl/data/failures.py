@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
@@ -23,16 +24,16 @@ class FetchError(DataError):
     """A batch that could not be fetched: a sample or its collation raised, or a worker process died."""
 
 
-class Told:
+class Told(ABC):
     """What a worker sends in place of a batch when it has something to say of it."""
 
+    @abstractmethod
     def delivered(self, note: Note | None) -> Any:
         """The batch, in the training process.
 
         Args:
             note: Told of samples that were replaced.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from trustformers_pl.faults.roll_back import RollBack
     from trustformers_pl.faults.signal_saves import SignalSaves
     from trustformers_pl.faults.spikes import Spikes
+    from trustformers_pl.faults.split_step import SplitStep
 
-__all__ = ["EmergencySaves", "OutOfMemorySplits", "Quarantine", "RollBack", "SignalSaves", "Spikes"]
+__all__ = ["EmergencySaves", "OutOfMemorySplits", "Quarantine", "RollBack", "SignalSaves", "Spikes", "SplitStep"]
 __getattr__, __dir__ = exports(
     __name__,
     {
@@ -22,5 +23,6 @@ __getattr__, __dir__ = exports(
         "RollBack": "roll_back",
         "SignalSaves": "signal_saves",
         "Spikes": "spikes",
+        "SplitStep": "split_step",
     },
 )

@@ -52,11 +52,11 @@ class OutOfMemorySplits(Callback):
 
     def __init__(self, max_splits: int = 3) -> None:
         self.step = SplitStep(max_splits)
-        self.runs_steps = False
+        self.runs_steps = self._took_the_slot = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the `step` slot, and join the gradient order.
+        """Take the `step` slot, where it is free, and join the gradient order.
 
         Raises:
             RefusedError: Pieces of a batch would not give the gradient of the batch, or others own the step.
@@ -66,15 +66,29 @@ class OutOfMemorySplits(Callback):
         module = _composable(pl_module)
         exact_loop(trainer)
         gradient_order(trainer, type(self).__name__).add(GradientPhase.SYNC, self.synchronise)
+        if isinstance(module.step_executor, SplitStep):  # a recipe has put it there
+            self.step = module.step_executor
+        else:
+            module.step_executor = self.step
+            self._took_the_slot = True
         self.step.splits, self.runs_steps = 0, False
-        module.step_executor = self.step
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the slot."""
         del trainer, stage
-        if vars(pl_module).get("step_executor") is self.step:
-            del pl_module.step_executor
+        self._leave(pl_module)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same; Lightning tears no callback down then."""
+        del trainer, exception
+        self._leave(pl_module)
+
+    def _leave(self, module: LightningModule) -> None:
+        if self._took_the_slot:
+            del module.step_executor
+            self._took_the_slot = False
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.traits import Slot, Trait, Traits
+from trustformers_pl.traits import Slot, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,13 +40,19 @@ class OutOfMemoryPlugin(Plugin):
 
     @classmethod
     def traits(cls, config: Config) -> Traits:
-        """It runs the steps of a loss that is taken apart."""
+        """It runs the steps."""
         del config
-        return Traits(claims=frozenset({Slot.STEP}), requires=frozenset({Trait.DECOMPOSED_LOSS}))
+        return Traits(claims=frozenset({Slot.STEP}))
+
+    @hookimpl
+    def step(self, plan: Plan) -> Part:
+        """The executor that cuts batches."""
+        del plan
+        return part("trustformers_pl.faults:SplitStep", max_splits=self.config.max_splits)
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:
-        """The callback that runs them."""
+        """The callback that lets ranks, and checkpoints, know of it."""
         del plan
         return [part("trustformers_pl.faults:OutOfMemorySplits", max_splits=self.config.max_splits)]
 
