@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import resource
+import sys
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -26,9 +30,6 @@ from trustformers_pl.testing.conformance import KILLED_AFTER
 from trustformers_pl.testing.on_ranks import train_and_die, train_on_rank
 from trustformers_pl.testing.sections import LOGGED, SAVED, TWO_RANKS, beside
 from trustformers_pl.testing.trial import differences
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Write = Callable[..., str]
 RECIPE = """\
@@ -195,6 +196,69 @@ def fit(module: LightningModule, steps: int, splits: int = 3, **arguments: Any) 
     return callback
 
 
+class Graph(torch.autograd.Function):
+    """A node that holds on to a token for as long as its graph is there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, token: object) -> Tensor:
+        ctx.token = token
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class Held(Small):
+    """Counts, at each forward pass, the graphs of earlier ones that are still in memory."""
+
+    def forward(self, batch: list[Tensor]) -> Tensor:
+        token = Token()
+        self.__dict__.setdefault("alive", []).append(sum(one() is not None for one in self.tokens))
+        self.tokens.append(weakref.ref(token))
+        return super().forward([Graph.apply(batch[0].requires_grad_(), token), *batch[1:]])
+
+    @property
+    def tokens(self) -> list[Any]:
+        return self.__dict__.setdefault("kept", [])
+
+
+class Token: ...
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_what_failed_is_out_of_memory_before_it_runs_again(write: Write, where: str) -> None:
+    run = trained(
+        write(RECIPE.replace("Small", "Held") + ON),
+        *("model.init_args.rows=2", "model.init_args.from_step=1", f"model.init_args.where={where}"),
+    )
+    assert run.module.seen[:7] == [8, 8, 4, 2, 2, 2, 2]
+    assert run.module.alive == [0] * len(run.module.alive)
+
+
+class Hungry(Stock):
+    """Takes 128 MiB a sample: two tensors of as many numbers, the second of which the backward pass needs again."""
+
+    def forward(self, batch: list[Tensor]) -> Tensor:
+        self.seen.append(len(batch[0]))
+        wide = self.layer(batch[0]).expand(-1, 2**24).exp()
+        return wide.mean(1, keepdim=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_that_really_runs_out() -> None:
+    """The system gives this process no more than another 700 MiB: too little for eight samples, or for four."""
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    module = Hungry()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 700 * 2**20, hard))
+        splits = fit(module, 2).step.splits
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert (splits, module.seen) == (2, [8, 4, 2, 2, 2, 2, 2, 2, 2, 2])
+
+
 def test_in_a_stock_trainer_and_left_as_it_was() -> None:
     module = Stock(rows=4)
     assert fit(module, 4).step.splits == 1
@@ -213,8 +277,15 @@ def test_what_does_not_fit_in_the_smallest_pieces_ends_the_run(write: Write, cap
 
 def test_a_sample_that_does_not_fit_ends_the_run(write: Write) -> None:
     run = assemble(write(RECIPE + ON), ["model.init_args.rows=0"])
-    with pytest.raises(DeviceMemoryError, match="8 samples in 8 pieces \\(one sample each\\)"):
+    with pytest.raises(DeviceMemoryError, match=r"8 samples in 8 pieces \(one sample each\)"):
         run.fit()
+
+
+def test_a_batch_that_cannot_be_cut_ends_the_run() -> None:
+    module = Stock(rows=4)
+    module.on_train_batch_start = lambda batch, batch_idx: batch.append(torch.zeros(3))  # type: ignore[method-assign]
+    with pytest.raises(DeviceMemoryError, match=r"^out of memory, and a batch with tensors of first sizes 3, 8 cannot"):
+        fit(module, 1)
 
 
 def test_other_errors_pass() -> None:

@@ -121,6 +121,26 @@ def test_bad_samples_are_replaced_named_and_listed(
     assert "Samples that could not be read" in (run.folder / "report.md").read_text("utf-8")
 
 
+def test_loaders_that_are_made_anew_are_mended_too(write: Write) -> None:
+    run = assemble(write(RECIPE), ["trainer.reload_dataloaders_every_n_epochs=1", "data.init_args.num_workers=1"])
+    run.fit()
+    assert run.module.trained == expected(3, 4)[:20]
+
+
+def test_validation_samples_that_raise_end_the_run(write: Write) -> None:
+    run = assemble(write(RECIPE.replace("test_quarantine.Damaged", "test_quarantine.DamagedValidation")))
+    with pytest.raises(FetchError, match="sample 5 of epoch 0: OSError"):
+        run.fit()
+
+
+class DamagedValidation(Damaged):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Samples(()), 4, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Samples(), 4)
+
+
 def test_the_weights_do_not_depend_on_the_workers(write: Write) -> None:
     weights = []
     for number, workers in enumerate((0, 2)):
@@ -232,6 +252,18 @@ def test_two_ranks_read_what_one_process_reads_and_share_one_list(tmp_path: Path
     together = [a + b for a, b in zip(told[0][0], told[1][0], strict=True)]
     assert together == expected(2, 4)
     assert told[0][2] == told[1][2] == listed(tmp_path) == list(BAD)
+
+
+def test_the_cap_is_of_all_ranks_together(tmp_path: Path) -> None:
+    code = RANKS.replace('"devices": 2', '"devices": 2, "max_steps": 100').replace(
+        "t.AS_DICT,", "t.AS_DICT, **t.FEW,", 1
+    )
+    with pytest.raises(AssertionError, match=r"samples \d+, \d+, \d+ cannot be read, which is more than") as error:
+        on_ranks(2, code.format(folder=tmp_path))
+    assert "quarantine.max_samples = 2" in str(error.value)
+
+
+FEW = {"quarantine": {"max_samples": 2}}
 
 
 class Stock(Recorder):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class OutOfMemorySplits(Callback):
-    """Cuts batches into 2, 4, ... pieces when `torch.OutOfMemoryError` is raised in a training step, and keeps to it.
+    """Cuts batches into 2, 4, ... pieces when memory runs out in a training step, and keeps to it.
 
     The gradient is that of the whole batch (see `SplitStep`), for a `DecomposedLoss`. Dropout draws other masks in
     pieces than in one go; they follow from the generators where the batch began, and from the number of pieces.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trustformers_pl.errors import DeviceMemoryError
+from trustformers_pl.errors import DataError, DeviceMemoryError
 from trustformers_pl.faults.delayed import delayed
 from trustformers_pl.faults.pieces import cut, samples_in
 from trustformers_pl.randomness import random_state, restore_random_state
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from trustformers_pl.decomposed import DecomposedLoss
 
 logger = logging.getLogger(__name__)
+OF_THE_CPU = "DefaultCPUAllocator"  # which raises a plain RuntimeError
 
 
 class SplitStep:
     """An executor of the `step` slot: sequential while memory lasts, and in 2^splits pieces from then on.
 
-    Where `torch.OutOfMemoryError` is raised in the forward or the backward pass of a batch, its gradients are dropped,
-    memory is freed, the random generators are put back to where the batch began, and the batch runs again in twice as
-    many pieces. Each piece is a micro-batch of the loss window: a sum and a count, so that the gradient is that of the
-    whole batch.
+    Where memory runs out (`ran_out`) in the forward or the backward pass of a batch, its gradients are dropped, memory
+    is freed, the random generators are put back to where the batch began, and the batch runs again in twice as many
+    pieces. Each piece is a micro-batch of the loss window: a sum and a count, so that the gradient is that of the whole
+    batch.
 
     Args:
         max_splits: The largest `splits`; one more is an error.
@@ -45,16 +46,16 @@ class SplitStep:
         """Run the step; what is returned computes nothing more than its backward pass.
 
         Raises:
-            DeviceMemoryError: Memory ran out in the smallest pieces that are allowed, or that there are.
-            DataError: The batch cannot be cut.
+            DeviceMemoryError: Memory ran out, and the batch cannot be cut, or not any further.
         """
         attempt = _Attempt(module, batch, self)
         if not self.splits:
             try:
                 attempt.loss, contributions = sequential(module, batch)
                 return delayed(attempt.loss, attempt.backward), contributions
-            except torch.OutOfMemoryError:
-                pass
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
             self.split_more(batch)
         return attempt.at_once()
 
@@ -62,12 +63,15 @@ class SplitStep:
         """Free memory, and cut into twice as many pieces from now on.
 
         Raises:
-            DeviceMemoryError: That would be too many.
+            DeviceMemoryError: That would be too many, or it cannot be cut at all.
         """
         gc.collect()  # what failed may lie in cycles with its traceback
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        samples, pieces = samples_in(batch), 2**self.splits
+        try:
+            samples, pieces = samples_in(batch), 2**self.splits
+        except DataError as error:
+            raise DeviceMemoryError(f"out of memory, and {error}") from error
         if self.splits >= self.max_splits or pieces >= samples:
             limit = "one sample each" if pieces >= samples else f"out_of_memory.max_splits = {self.max_splits}"
             raise DeviceMemoryError(
@@ -96,13 +100,13 @@ class _Attempt:
         before = self._take_gradients()
         loss, self.loss = self.loss, None
         assert loss is not None
+        failed = False
         try:
             torch.autograd.backward(loss, factor)
-        except torch.OutOfMemoryError:
-            done = False
-        else:
-            done = True
-        if not done:
+        except RuntimeError as error:
+            if not (failed := ran_out(error)):
+                raise
+        if failed:  # out here the error and what it holds are gone
             del loss
             self._take_gradients()
             self._executor.split_more(self._batch)
@@ -132,8 +136,9 @@ class _Attempt:
             self._module.loss_window.take_back(self._weighed)
             try:
                 return self._run(cut(self._batch, 2**self._executor.splits), factor)
-            except torch.OutOfMemoryError:
-                pass
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
             self._take_gradients()
             self._executor.split_more(self._batch)
 
@@ -148,6 +153,7 @@ class _Attempt:
             torch.clear_autocast_cache()  # of weights, which has this piece's graph in it
             total = total + loss.detach()
             found = {name: _sum(found.get(name), part) for name, part in contributions.items()}
+            del loss, contributions  # before the next piece needs the room
         return total, found
 
     def _take_gradients(self) -> list[Tensor | None]:
@@ -165,6 +171,11 @@ class _Attempt:
         for parameter, gradient in zip(self._parameters, before, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether an error says that there is no memory left: of an accelerator, or of a CPU under a limit."""
+    return isinstance(error, torch.OutOfMemoryError) or OF_THE_CPU in str(error)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
