@@ -19,6 +19,7 @@ import torch
 from lightning import LightningModule
 from ranks import on_ranks
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from trustformers_pl import LossTerm, assemble
 from trustformers_pl.errors import DataError, DeviceMemoryError, RefusedError
@@ -359,6 +360,49 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, ranks: int) -> None:
     resumed = Ranks().run(ranks, train_on_rank, sections, str(tmp_path / "killed"))[0]
     assert whole.evidence["out_of_memory"] == resumed.evidence["out_of_memory"] == "2 pieces a batch"
     assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
+
+
+def test_a_run_that_goes_back_keeps_what_it_knows(write: Write) -> None:
+    """The gradient of step 5 is not finite; the checkpoint of step 2 is of whole batches and no bad samples."""
+    more = "checkpoint: {every_n_steps: 2, keep_last: 1}\nfinite: {policy: roll_back}\nquarantine: {max_samples: 3}\n"
+    recipe = (RECIPE + ON + more).replace("Small", "Spoiled").replace("tiny.Data", "test_out_of_memory.Bad")
+    run = trained(write(recipe), "model.init_args.rows=4", "model.init_args.from_step=3")
+    evidence = run.probe()
+    assert evidence["finite"] == "gone back 1 times"
+    assert evidence["out_of_memory"] == "2 pieces a batch"
+    assert run.module.seen.count(8) == 4  # steps 1 to 3, and the one that ran out; not again after going back
+    assert evidence["quarantine"] == "set 1 samples aside"
+
+
+class Spoiled(Small):
+    def loss(self, outputs: Tensor, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
+        total, count = super().loss(outputs, batch)
+        first = self.trainer.fit_loop.epoch_loop.total_batch_idx == 3
+        return (total * float("nan") if first and self.training else total), count
+
+
+class Bad(tiny.Data):
+    """The sample of the fourth batch that raises."""
+
+    def __init__(self, count: int, batch_size: int) -> None:
+        super().__init__(64, batch_size, shuffle=False)
+
+    def train_dataloader(self) -> Any:
+        loader = super().train_dataloader()
+        return DataLoader(OneRaises(loader.dataset), self.batch_size)
+
+
+class OneRaises(Dataset[Any]):
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 30:
+            raise OSError("damaged")
+        return self.samples[index]
 
 
 def test_a_step_that_runs_again_draws_what_a_run_in_pieces_draws(write: Write) -> None:

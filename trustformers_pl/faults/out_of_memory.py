@@ -143,8 +143,8 @@ class OutOfMemorySplits(Callback):
         return State({"splits": self.step.splits})
 
     def load_state(self, state: State) -> None:
-        """Go on with it."""
-        self.step.splits = state.value["splits"]
+        """Go on with it; where a run goes back while it trains, memory is no larger than it was."""
+        self.step.splits = max(self.step.splits, state.value["splits"])
 
 
 def _composable(module: LightningModule) -> DecomposedLoss:

@@ -156,5 +156,5 @@ class Quarantine(Callback):
         return State({"found": [dataclasses.asdict(self.found[index]) for index in sorted(self.found)]})
 
     def load_state(self, state: State) -> None:
-        """Go on from that list."""
-        self.found = {row["index"]: BadSample(**row) for row in state.value["found"]}
+        """Go on from that list; where a run goes back while it trains, what it has found since stays known."""
+        self.found = {row["index"]: BadSample(**row) for row in state.value["found"]} | self.found
