@@ -36,3 +36,7 @@ class NonFiniteError(TrustformersError):
 
 class CountError(TrustformersError):
     """Counts of a loss or a loss term that are not what was declared; the weights were not touched."""
+
+
+class DeviceMemoryError(TrustformersError):
+    """A batch that does not fit into the device's memory, in pieces neither."""

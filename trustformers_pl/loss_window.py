@@ -51,6 +51,15 @@ class LossWindow:
         """Drop what was counted: the gradients of this window will not be used."""
         self._counts, self._declared, self._expected, self._closed = [], {}, {}, None
 
+    @property
+    def weighed(self) -> int:
+        """How many contributions were weighed since the last `close`."""
+        return len(self._counts)
+
+    def take_back(self, weighed: int) -> None:
+        """Drop all but the first ones that were weighed: the others are computed again."""
+        del self._counts[weighed:]
+
     def expect(self, batches: Sequence[Any], module: Any) -> None:
         """Open a window by counting it: the loss by the module's `loss_count`, terms by `LossTerm.count`.
 

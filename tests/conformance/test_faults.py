@@ -18,6 +18,16 @@ class TestFiniteByGoingBack(Conformance):
     neutral: ClassVar[Sections] = {"policy": "roll_back"}
 
 
+class TestOutOfMemory(Conformance):
+    plugin = "out_of_memory"
+    neutral: ClassVar[Sections] = {"max_splits": 1}
+
+
+class TestQuarantine(Conformance):
+    plugin = "quarantine"
+    neutral: ClassVar[Sections] = {"max_samples": 1}
+
+
 class TestSpikes(Conformance):
     plugin = "spikes"
     neutral: ClassVar[Sections] = {"factor": 1e9}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from shown import ROOT
+from torch.utils.data import DataLoader, Dataset
 
+from trustformers_pl.data import ByteText
 from trustformers_pl.factory import assemble
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ def column(folder: Path, name: str) -> list[float]:
         ("precision/bf16.yaml", {"precision": "bf16 at O1"}),
         ("precision/fp16.yaml", {"precision": "fp16 at O2, loss scale"}),
         ("faults/robust.yaml", {"finite": "gone back 0 times", "spikes": "found"}),
+        ("faults/out_of_memory.yaml", {"out_of_memory": "whole batches"}),
+        ("faults/quarantine.yaml", {"quarantine": "set 0 samples aside"}),
         ("profiling/profile.yaml", {"profile": "operators recorded"}),
         (
             "optim/everyday.yaml",
@@ -50,5 +55,37 @@ def test_it_learns_and_each_section_takes_part(recipe: str, evidence: dict[str, 
     found = run.probe()
     for section, expected in evidence.items():
         assert expected in (found[section] or "")
+    losses = column(run.folder, "train_loss")
+    assert losses[-1] < losses[0]
+
+
+class Torn(ByteText):
+    """Of every hundred samples one cannot be read."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        loader = super().train_dataloader()
+        return DataLoader(TornSamples(loader.dataset), loader.batch_size, shuffle=True, num_workers=1)
+
+
+class TornSamples(Dataset[Any]):
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        if index % 100 == 0:
+            raise OSError("torn page")
+        return self.samples[index]
+
+
+def test_samples_that_cannot_be_read_are_listed_beside_the_run() -> None:
+    run = assemble(EXAMPLES / "faults/quarantine.yaml", [*SMALL, "data.class_path=test_everyday_recipes.Torn"])
+    run.fit()
+    rows = [json.loads(line) for line in (run.folder / "quarantine.jsonl").read_text("utf-8").splitlines()]
+    assert rows
+    assert all(row["index"] % 100 == 0 and row["cause"].startswith("OSError: torn page") for row in rows)
+    assert f"set {len(rows)} samples aside" in (run.probe()["quarantine"] or "")
     losses = column(run.folder, "train_loss")
     assert losses[-1] < losses[0]

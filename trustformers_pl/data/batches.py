@@ -55,7 +55,7 @@ def slice_count(length: int, size: int, *, drop_last: bool) -> int:
     return length // size if drop_last else -(-length // size)
 
 
-class SeekableBatches(Sampler[tuple[int, Any]]):
+class SeekableBatches(Sampler[tuple[Any, ...]]):
     """This rank's batches of one epoch as keys (epoch, indices), from a settable one on.
 
     Global batches follow from (seed, epoch, number of ranks x batch size) alone, so the same samples make a batch on
@@ -74,6 +74,7 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
     Attributes:
         epoch: The epoch to iterate next.
         start: Its first batch.
+        spares: Where it is not 0, keys are (epoch, indices, spares), see `_spares`.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
         self.length, self.batch_size, self.visited = length, batch_size, visited
         self.order, self.seed, self.drop_last = order, seed, drop_last
         self.phases, self.ranks = phases, ranks
-        self.epoch = self.start = 0
+        self.epoch = self.start = self.spares = 0
         self._made: tuple[tuple[int, int], Slices | list[Tensor]] | None = None
 
     @property
@@ -112,9 +113,18 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
     def __len__(self) -> int:
         return self.count(self.epoch)
 
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         epoch, (rank, ranks) = self.epoch, self.ranks()
         batches = self._global_batches(epoch)
+        keys = self._keys(epoch, batches, rank, ranks)
+        if not self.spares:
+            return keys
+        numbers = range(self.start, len(batches))
+        return ((*key, self._spares(batches, number)) for number, key in zip(numbers, keys, strict=True))
+
+    def _keys(
+        self, epoch: int, batches: Slices | list[Tensor], rank: int, ranks: int
+    ) -> Iterator[tuple[int, list[int] | int]]:
         if ranks == 1 and self.phases.is_whole_on_one_rank and isinstance(batches, Slices):
             shares = batches.lists(self.start)
         else:
@@ -122,6 +132,16 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
             shares = (self.phases.share(batches[number], rank, ranks).tolist() for number in numbers)
         for share in shares:
             yield epoch, share if self.batch_size is not None else share[0]
+
+    def _spares(self, batches: Slices | list[Tensor], number: int) -> list[int]:
+        """A global batch, and so many of the epoch's next ones, cyclically, that they have `spares` samples more."""
+        found: list[int] = batches[number].tolist()
+        wanted = len(found) + self.spares
+        for following in range(1, len(batches)):
+            if len(found) >= wanted:
+                break
+            found += batches[(number + following) % len(batches)].tolist()
+        return found
 
     def _global_size(self) -> int:
         return (self.batch_size or 1) * self.ranks()[1]

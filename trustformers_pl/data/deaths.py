@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
-from trustformers_pl.data.failures import Failure, FetchError
+from trustformers_pl.data.failures import FetchError, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
     from torch.utils.data import DataLoader
+
+    from trustformers_pl.data.failures import Note
 
 DEATH = "DataLoader worker"  # how torch's message begins
 
@@ -55,18 +58,19 @@ class Deaths:
             self._torchs(signal.SIGCHLD, None)
 
 
-def whole_batches(loader: DataLoader[Any], epoch: int) -> Iterator[Any]:
+def whole_batches(loader: DataLoader[Any], epoch: int, note: Note | None = None) -> Iterator[Any]:
     """The loader's batches.
 
     Args:
         loader: Of `SeededBatches`.
         epoch: For the message.
+        note: Told of samples that were replaced.
 
     Raises:
         FetchError: A sample or its collation raised, or a worker died.
     """
     if not loader.num_workers:
-        yield from map(_whole, loader)
+        yield from map(partial(_whole, note=note), loader)
         return
     with Deaths() as deaths:
         batches = iter(loader)
@@ -84,10 +88,8 @@ def whole_batches(loader: DataLoader[Any], epoch: int) -> Iterator[Any]:
                 deaths.fetching = False
             if batch is deaths:
                 return
-            yield _whole(batch)
+            yield _whole(batch, note)
 
 
-def _whole(batch: Any) -> Any:
-    if isinstance(batch, Failure):
-        raise batch.raised()
-    return batch
+def _whole(batch: Any, note: Note | None) -> Any:
+    return batch.delivered(note) if isinstance(batch, Told) else batch

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import traceback
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Never
+
+from typing_extensions import override
 
 from trustformers_pl.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    Note = Callable[["BadSample"], None]
 
 SHOWN = 3
 
@@ -19,8 +24,35 @@ class FetchError(DataError):
     """A batch that could not be fetched: a sample or its collation raised, or a worker process died."""
 
 
+class Told(ABC):
+    """What a worker sends in place of a batch when it has something to say of it."""
+
+    @abstractmethod
+    def delivered(self, note: Note | None) -> Any:
+        """The batch, in the training process.
+
+        Args:
+            note: Told of samples that were replaced.
+        """
+
+
 @dataclass(frozen=True)
-class Failure:
+class BadSample:
+    """A sample that could not be read.
+
+    Attributes:
+        index: In the dataset.
+        epoch: In which it was found, counted from 0.
+        cause: Type, message and place of the exception, in one line.
+    """
+
+    index: int
+    epoch: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class Failure(Told):
     """An exception of a dataset or a `collate_fn`, in place of the batch: workers can send it as it is.
 
     Attributes:
@@ -44,16 +76,26 @@ class Failure:
             epoch: Counted from 0.
             what: Whose it is.
         """
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        said = " ".join(str(error).split())
-        cause = f"{type(error).__name__}{': ' if said else ''}{said} ({Path(frame.filename).name}:{frame.lineno})"
-        return cls(epoch, what, cause, "".join(traceback.format_exception(error)))
+        return cls(epoch, what, cause_of(error), "".join(traceback.format_exception(error)))
 
-    def raised(self) -> FetchError:
-        """The error to raise in the training process, with the traceback as its cause."""
+    @override
+    def delivered(self, note: Note | None) -> Never:
+        """Raise it in the training process, with the traceback as its cause.
+
+        Raises:
+            FetchError: Always.
+        """
+        del note
         error = FetchError(f"data: {self.what} of epoch {self.epoch}: {self.cause}; mend it, or leave it out")
         error.__cause__ = RuntimeError(self.details)
-        return error
+        raise error
+
+
+def cause_of(error: Exception) -> str:
+    """Type, message and place of an exception that is being handled, in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if said else ''}{said} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def batch_of(indices: Sequence[int] | int) -> str:

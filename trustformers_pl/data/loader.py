@@ -16,6 +16,7 @@ from trustformers_pl.data.phases import DataPhases
 from trustformers_pl.data.position import Positioned
 from trustformers_pl.data.ranks import contiguous_share, process_ranks
 from trustformers_pl.data.recalled import recalled
+from trustformers_pl.data.replaced import MendedBatches
 from trustformers_pl.data.seeded import SeededBatches
 from trustformers_pl.data.streamed import StreamedLoader
 from trustformers_pl.data.taken_over import as_fetched, worker_settings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trustformers_pl.data.batches import Order
+    from trustformers_pl.data.failures import Note
 
     Ranks = Callable[[], tuple[int, int]]
 
@@ -88,11 +90,25 @@ class ResumableLoader(Positioned):
             phases=self._phases,
             ranks=ranks,
         )
-        self._loader = self._rebuilt(loader)
+        self._note: Note | None = None
+        self._loader = self._rebuilt(loader, SeededBatches(self.dataset, loader.collate_fn, seed=self._seed))
 
-    def _rebuilt(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+    def replace_bad(self, at_most: int, note: Note) -> None:
+        """Let samples that raise be replaced by others from now on (see `MendedBatches`); before the first iteration.
+
+        Args:
+            at_most: Bad samples that the run may have.
+            note: Called with each bad sample of a batch that is about to be given out; may raise.
+        """
+        if self._note == note:
+            return
+        self._note, self._batches.spares = note, at_most + 1
+        fetched: Any = self._loader.dataset
+        self._loader = self._rebuilt(self._loader, MendedBatches(self.dataset, fetched.collate_fn, seed=self._seed))
+
+    def _rebuilt(self, loader: DataLoader[Any], batches: SeededBatches) -> DataLoader[Any]:
         return DataLoader(
-            SeededBatches(self.dataset, loader.collate_fn, seed=self._seed),
+            batches,
             batch_size=None,
             sampler=self._batches,
             collate_fn=as_fetched,
@@ -142,7 +158,7 @@ class ResumableLoader(Positioned):
         self._batches.epoch, self._batches.start = epoch, start
         self._generator.manual_seed(counter_seed(self._seed, "workers", epoch))
         rank, _ = self._batches.ranks()
-        for step, batch in enumerate(whole_batches(self._loader, epoch), start):
+        for step, batch in enumerate(whole_batches(self._loader, epoch, self._note), start):
             yield self._phases.mixed(batch, epoch, step, self._seed, rank)
 
 

@@ -97,6 +97,9 @@ class SeededBatches(Dataset[Any]):
             The batch; a `Failure` where the dataset or the `collate_fn` raised.
         """
         epoch, indices = key
+        return self._delivery(epoch, indices)
+
+    def _delivery(self, epoch: int, indices: list[int] | int) -> Any:
         self._at = indices
         try:
             return self._collated(epoch, indices)
@@ -105,12 +108,15 @@ class SeededBatches(Dataset[Any]):
 
     def _collated(self, epoch: int, indices: list[int] | int) -> Any:
         if not self.draws:
-            return self.collate_fn(self._fetch_unseeded(indices))
+            return self.collate_fn(self._samples(epoch, indices))
         in_main_process = get_worker_info() is None
         with preserved_generators() if in_main_process else nullcontext():
-            samples = self._fetch(epoch, indices)
+            samples = self._samples(epoch, indices)
             self._reseed(epoch, "collate", indices if isinstance(indices, int) else indices[0])
             return self.collate_fn(samples)
+
+    def _samples(self, epoch: int, indices: list[int] | int) -> Any:
+        return self._fetch(epoch, indices) if self.draws else self._fetch_unseeded(indices)
 
     def _fetch_unseeded(self, indices: list[int] | int) -> Any:
         dataset = self.dataset
@@ -141,7 +147,8 @@ class SeededBatches(Dataset[Any]):
 
     def _sample(self, epoch: int, index: int) -> Any:
         self._at = index
-        self._reseed(epoch, "sample", index)
+        if self.draws:
+            self._reseed(epoch, "sample", index)
         return self.dataset[index]
 
     def _reseed(self, *coordinates: int | str) -> None:
