@@ -102,7 +102,8 @@ class WatchedGPT(GPT):
 
     def on_train_end(self) -> None:
         """Tell how many places there were."""
-        Path(self.trainer.default_root_dir, PLACES).write_text(json.dumps(self.visits), encoding="utf-8")
+        if self.global_rank == 0:
+            Path(self.trainer.default_root_dir, PLACES).write_text(json.dumps(self.visits), encoding="utf-8")
 
     def _write(self, *row: Any) -> None:
         os.write(self.trained, json.dumps(row).encode() + b"\n")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ class Fresh:
     """The command in an interpreter of its own, which starts further ranks itself."""
 
     def __init__(self, arguments: Sequence[str], ranks: int, environment: Mapping[str, str], errors: Path) -> None:
+        del ranks  # they are in the arguments
         self.output = errors
         with errors.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "trustformers_pl.cli", *arguments, f"--trainer.devices={ranks}"],
+                [sys.executable, "-m", "trustformers_pl.cli", *arguments],
                 env={**os.environ, **environment},
                 stdout=subprocess.DEVNULL,
                 stderr=file,
@@ -99,6 +100,7 @@ def _fit(arguments: list[str], environment: Mapping[str, str], errors: str) -> N
     from trustformers_pl.cli.main import main
 
     os.setsid()
+    set_start_method("fork", force=True)  # Linux's own; the server's would be handed down to the loader's workers
     os.environ.update(environment)
     for path, stream in ((os.devnull, 1), (errors, 2)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -82,7 +82,8 @@ class Trials:
     def start(self, folder: Path, crash_at: str = "") -> Processes:
         """The job, on one thread so that sums are in one order."""
         arguments = ["fit", str(HERE / "crash_job.yaml"), f"--trainer.default_root_dir={folder}"]
-        arguments += [f"--data.init_args.folder={self.root / 'text'}", *self.case.overrides, *self.extra]
+        arguments += [f"--data.init_args.folder={self.root / 'text'}", f"--trainer.devices={self.case.ranks}"]
+        arguments += [*self.case.overrides, *self.extra]
         kind = Fresh if self.fresh else Forked
         return kind(arguments, self.case.ranks, {"CRASH_AT": crash_at}, self.root / "errors")
 
