@@ -45,17 +45,19 @@ class Whole:
     """What an uninterrupted run tells of the places.
 
     Attributes:
+        ranks: How many there were.
         steps: Optimizer steps.
         visits: How often each place came, by its name.
     """
 
+    ranks: int
     steps: int
     visits: dict[str, int]
 
 
-def whole(folder: Path) -> Whole:
+def whole(folder: Path, ranks: int) -> Whole:
     """The places of a run that has ended."""
-    return Whole(progress(folder)[1] + 1, json.loads((folder / PLACES).read_text(encoding="utf-8")))
+    return Whole(ranks, progress(folder)[1] + 1, json.loads((folder / PLACES).read_text(encoding="utf-8")))
 
 
 def progress(folder: Path) -> tuple[int, int]:
@@ -86,30 +88,34 @@ class Strike:
         place: Where.
         expected: What an uninterrupted run tells.
         moments: Draws what is left open.
+        victims: The first so many ranks are those that may be killed; the others follow them.
     """
 
     folder: Path
     place: str
     expected: Whole
     moments: random.Random
+    victims: int
 
-    def fatal(self, ranks: int) -> str:
+    def fatal(self) -> str:
         """The value of `CRASH_AT`: one visit of the place among those that are still to come."""
         if self.place in OUTSIDE:
             return ""
         left = 1 - saved(self.folder) / self.expected.steps
         visits = EARLY_BATCHES if self.place == "resumed" else int(self.expected.visits[self.place] * left)
-        rank = 0 if self.place == "rename" else self.moments.randrange(ranks)
+        rank = 0 if self.place == "rename" else self.moments.randrange(self.victims)
         return f"{self.place}:{self.moments.randint(1, max(1, visits))}:{rank}"
 
-    def on(self, start: Callable[[str], Processes], ranks: int) -> Kill | None:
-        """Start the job with a value of `CRASH_AT` and kill it; no `Kill` if it came to its end before.
+    def on(self, start: Callable[[str], Processes]) -> Kill | None:
+        """Start the job with a value of `CRASH_AT` and kill it; no `Kill` if it ends, or had ended, before.
 
         Raises:
             JobError: It failed.
         """
         starts, torn, first = progress(self.folder)[0], unfinished(self.folder), saved(self.folder)
-        job = start(self.fatal(ranks))
+        if first == self.expected.steps:
+            return None
+        job = start(self.fatal())
         if self.place in OUTSIDE:
             self._await(job, lambda: progress(self.folder)[0] > starts)
             target = self.moments.randrange(first, self.expected.steps)
@@ -117,7 +123,7 @@ class Strike:
             self._strike(job, torn)
         else:
             self._await(job, lambda: False)
-        if ranks > 1:  # the others may still hang on the dead one
+        if self.expected.ranks > 1:  # the others may still wait for the dead one
             time.sleep(self.moments.uniform(0, STEP_SECONDS))
             kill(job)
         codes = wait(job)
@@ -134,5 +140,4 @@ class Strike:
         if self.place == "saving":
             self._await(job, lambda: bool(unfinished(self.folder) - torn))
         time.sleep(self.moments.uniform(0, SAVE_SECONDS if self.place == "saving" else STEP_SECONDS))
-        victim = self.moments.randrange(len(job.pids()))
-        kill(job, [victim], with_workers=self.moments.random() < 0.5)
+        kill(job, [self.moments.randrange(self.victims)], with_workers=self.moments.random() < 0.5)

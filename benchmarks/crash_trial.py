@@ -69,7 +69,7 @@ class Trials:
         begun = time.monotonic()
         folder = self.root / "whole"
         finish(self.start(folder))
-        self.expected, self.places = fingerprint(folder, self.case.ranks), whole(folder)
+        self.expected, self.places = fingerprint(folder, self.case.ranks), whole(folder, self.case.ranks)
         problem = why_not_once(folder, self.case.ranks)
         print(f"{self.name}: {self.places.steps} steps uninterrupted, {time.monotonic() - begun:.1f} s", flush=True)
         if problem is not None:
@@ -110,13 +110,15 @@ class Trials:
         started: list[Processes] = []
         kills: list[Kill] = []
 
+        victims = 1 if self.fresh else self.case.ranks  # Lightning starts the other ranks, and we do not know them
+
         def start(crash_at: str) -> Processes:
             started.append(self.start(folder, crash_at))
             return started[-1]
 
         try:
             for place in places:
-                met = Strike(folder, place, self.places, self.moments).on(start, self.case.ranks)
+                met = Strike(folder, place, self.places, self.moments, victims).on(start)
                 if met is None:
                     break
                 kills.append(met)
