@@ -75,6 +75,8 @@ class Trials:
         if problem is not None:
             raise SystemExit(f"{self.name}: uninterrupted: {problem}")
         places = cycle(self.case.places)
+        for _ in range(self.moments.randrange(len(self.case.places))):  # few trials of many cases are of all places
+            next(places)
         for index in range(number):
             self.trial(index, next(places))
         return self.result
