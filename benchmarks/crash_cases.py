@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 MOMENTS = ("moment", "saving", "rename", "epoch", "validation")
 ACCUMULATES = ("--accumulate={batches: 4}", "--checkpoint.every_n_steps=3", "--trainer.max_steps=40")
@@ -20,11 +21,13 @@ class Case:
         overrides: Of `crash_job.yaml`, which has dropout, clipping and a cosine schedule in all of them.
         ranks: Gloo ranks.
         places: Where its processes are killed first.
+        environment: Variables.
     """
 
     overrides: tuple[str, ...] = ()
     ranks: int = 1
     places: tuple[str, ...] = MOMENTS
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 CASES = {
@@ -37,6 +40,7 @@ CASES = {
     "ema": Case((EMA,)),
     "best": Case(BEST),
     "waits": Case(("--checkpoint.background=false",)),
+    "stock-loop": Case((NOISE,), environment={"TFPL_LOOP": "stock"}),
     "together": Case((*ACCUMULATES, NOISE, WORKERS, FP16, EMA, *BEST), places=(*MOMENTS, "accumulation")),
     "ranks2": Case(("--ddp={}", NOISE, "--trainer.max_steps=70"), ranks=2),
     "ranks4": Case(("--ddp={}", NOISE, "--trainer.max_steps=40", "--checkpoint.every_n_steps=4"), ranks=4),

@@ -86,8 +86,9 @@ class Trials:
         arguments = ["fit", str(HERE / "crash_job.yaml"), f"--trainer.default_root_dir={folder}"]
         arguments += [f"--data.init_args.folder={self.root / 'text'}", f"--trainer.devices={self.case.ranks}"]
         arguments += [*self.case.overrides, *self.extra]
+        environment = {**self.case.environment, "CRASH_AT": crash_at}
         kind = Fresh if self.fresh else Forked
-        return kind(arguments, self.case.ranks, {"CRASH_AT": crash_at}, self.root / "errors")
+        return kind(arguments, self.case.ranks, environment, self.root / "errors")
 
     def trial(self, index: int, place: str) -> None:
         """Kill one to three times, resume, compare; drawn again as long as nothing was killed."""
