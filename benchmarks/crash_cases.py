@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MOMENTS = ("moment", "saving", "rename", "epoch", "validation")
-ACCUMULATES = ("--accumulate={batches: 4}", "--checkpoint.every_n_steps=3", "--trainer.max_steps=40")
+ACCUMULATES = ("--accumulate={batches: 4}", "--checkpoint.every_n_steps=3", "--trainer.max_steps=30")
 NOISE, WORKERS = "--data.init_args.noise=0.05", "--data.init_args.num_workers=2"
-FP16 = "--precision={dtype: fp16, opt_level: O2, initial_scale: 1024, growth_interval: 20}"
+FP16 = "--precision={dtype: fp16, opt_level: O2, initial_scale: 1048576, growth_interval: 20}"
 EMA = "--ema={decay: 0.9}"
 BEST = ("--checkpoint.best={monitor: val_loss, keep: 2}", "--checkpoint.keep_last=1")
 
@@ -42,6 +45,6 @@ CASES = {
     "waits": Case(("--checkpoint.background=false",)),
     "stock-loop": Case((NOISE,), environment={"TFPL_LOOP": "stock"}),
     "together": Case((*ACCUMULATES, NOISE, WORKERS, FP16, EMA, *BEST), places=(*MOMENTS, "accumulation")),
-    "ranks2": Case(("--ddp={}", NOISE, "--trainer.max_steps=70"), ranks=2),
-    "ranks4": Case(("--ddp={}", NOISE, "--trainer.max_steps=40", "--checkpoint.every_n_steps=4"), ranks=4),
+    "ranks2": Case(("--ddp={}", NOISE, "--trainer.max_steps=50"), ranks=2),
+    "ranks4": Case(("--ddp={}", NOISE, "--trainer.max_steps=30", "--checkpoint.every_n_steps=4"), ranks=4),
 }

@@ -78,7 +78,8 @@ class WatchedGPT(GPT):
         self.fatal = (place, int(number)) if int(rank) == self.global_rank else ("nowhere", 0)
         path = Path(self.trainer.default_root_dir, TRAINED.format(rank=self.global_rank))
         self.trained = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self._write("start", self.global_step, len(self.trainer.train_dataloader.dataset))
+        loader: Any = self.trainer.train_dataloader
+        self._write("start", self.global_step, len(loader.dataset))
         sys.addaudithook(self._audit)  # of the writer's thread, too
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
