@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -72,3 +73,13 @@ def test_a_run_resumes_wherever_a_save_fails_or_is_cut(write: Write) -> None:
         assert {step: tree(path) for step, path in steps(FOLDER).items()} == expected, at
         assert all(path.name.startswith("step-") for path in FOLDER.iterdir())
     assert failed > calls // 4  # but not what only looks for older ones to remove, when the new one is on the disk
+
+
+def test_a_run_killed_before_it_removed_older_checkpoints_removes_them_when_it_has_no_step_left(write: Write) -> None:
+    recipe = write(TWO_SAVES)
+    one_kept = ["checkpoint.keep_last=1"]
+    assemble(recipe, one_kept).fit()
+    assert list(steps(FOLDER)) == [8]
+    shutil.copytree(FOLDER / "step-00000008", FOLDER / "step-00000004")
+    assemble(recipe, one_kept).fit()
+    assert list(steps(FOLDER)) == [8]

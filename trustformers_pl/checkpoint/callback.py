@@ -203,6 +203,13 @@ class Checkpoint(callbacks.Checkpoint):
         self.settle(trainer)
 
     @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what a run that was killed just after its last checkpoint came to remove no more."""
+        del pl_module
+        if trainer.is_global_zero:
+            self._after(self.folder_of(trainer), trainer.global_step)()
+
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End what is being written; the exception that ends the run is not replaced by one of writing."""
         del pl_module, exception
