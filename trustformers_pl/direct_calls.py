@@ -18,6 +18,7 @@ RELAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "optimizer_step": (("optimizer_step",), ("optimizer_step",)),
     "optimizer_zero_grad": (("optimizer_zero_grad",), ()),
     "backward": (("backward",), ("backward", "pre_backward", "post_backward")),
+    "training_step": ((), ("training_step", "post_training_step")),
 }
 
 
@@ -37,7 +38,11 @@ def direct_calls(trainer: Trainer) -> frozenset[str]:
         if not any(overrides(module, method, LightningModule) for method in of_module)
         and not any(overrides(strategy, method, Strategy) for method in of_strategy)
     }
-    return frozenset(direct if _is_plain(strategy._lightning_optimizers[0]) else direct - {"optimizer_step"})
+    if not _is_plain(strategy._lightning_optimizers[0]):
+        direct.discard("optimizer_step")
+    if strategy.model is not module:  # a wrapper has its forward pass around the step
+        direct.discard("training_step")
+    return frozenset(direct)
 
 
 def _is_plain(optimizer: LightningOptimizer) -> bool:

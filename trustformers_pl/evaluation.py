@@ -49,6 +49,13 @@ def evaluating(trainer: Trainer) -> list[Any]:
     return [callback for callback in callbacks if getattr(callback, "evaluates", False)]
 
 
+def chosen_path(trainer: Trainer) -> str | None:
+    """The checkpoint that a callback's method `evaluated_path(trainer)` chooses; None where none does."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    chosen = (callback.evaluated_path(trainer) for callback in callbacks if hasattr(callback, "evaluated_path"))
+    return next((path for path in chosen if path is not None), None)
+
+
 def state_for_evaluation(trainer: Trainer, checkpoint: Mapping[str, Any]) -> list[Any]:
     """Give those callbacks their state from a checkpoint: Lightning gives callbacks back theirs in a fit alone.
 

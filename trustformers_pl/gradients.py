@@ -60,6 +60,7 @@ class GradientStep:
         optimizer: Whose gradients these are.
         count: Elements of the loss that the gradient is the mean over, on all ranks (scalar tensor); None for a plain
             training step.
+        factor: What the accumulated gradients were multiplied by, to be those of that mean (scalar tensor); None for 1.
         norm: 2-norm of all gradients before clipping (scalar tensor); None before the phase `finite`.
         finite: Whether the norm is; None before the phase `finite`.
         skip: Whether the optimizer shall not step; a rule of the phase `finite` may decide it.
@@ -68,6 +69,7 @@ class GradientStep:
     module: LightningModule
     optimizer: Optimizer
     count: Tensor | None = None
+    factor: Tensor | None = None
     norm: Tensor | None = None
     finite: bool | None = None
     skip: bool = False
@@ -128,9 +130,9 @@ class GradientOrder:
             scaler.unscale_(step.optimizer)
         window: LossWindow | None = getattr(step.module, "loss_window", None)
         if window is not None and window.is_open:
-            factor, step.count = window.close(step.module)
-            if factor is not None:
-                _scale(step.gradients, factor)
+            step.factor, step.count = window.close(step.module)
+            if step.factor is not None:
+                _scale(step.gradients, step.factor)
         self.run(GradientPhase.PENALTIES, step)
 
     def check(self, step: GradientStep, scaler: torch.amp.GradScaler | None) -> None:

@@ -81,13 +81,14 @@ class LeanOptimization(Closure):
         progress.increment_completed()
 
     @override
-    def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
-        """Training step, `zero_grad` on a window's first micro-batch, backward pass."""
-        del args, kwargs
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        """Training step, `zero_grad` on a window's first micro-batch, backward pass; returns the detached loss."""
         if torch.is_grad_enabled():
-            return self._closure()
-        with torch.enable_grad():
-            return self._closure()
+            self._result = result = self._closure()
+        else:
+            with torch.enable_grad():
+                self._result = result = self._closure()
+        return result.loss
 
     def _closure(self) -> ClosureResult:
         result = self._training_step()
@@ -110,8 +111,12 @@ class LeanOptimization(Closure):
         self._precision.post_backward(scaled, self._module)
 
     def _training_step(self) -> ClosureResult:
-        output = self.hooks.under_name("training_step", self._strategy.training_step, *self._arguments)
-        self._strategy.post_training_step()
+        if "training_step" in self._direct:
+            with self._precision.train_step_context():
+                output = self.hooks.under_name("training_step", self._module.training_step, *self._arguments)
+        else:
+            output = self.hooks.under_name("training_step", self._strategy.training_step, *self._arguments)
+            self._strategy.post_training_step()
         if output is None and self._trainer.world_size > 1:
             raise RuntimeError(
                 "Skipping the `training_step` by returning None in distributed training is not supported."

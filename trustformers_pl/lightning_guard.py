@@ -91,6 +91,8 @@ SOURCES: dict[str, str] = {
     "LightningOptimizer.step": "dfa3518159a5d17c",
     "Strategy.optimizer_step": "c8a82c7d9b1b4c33",
     "Strategy.backward": "b4714873cc5c8c6c",
+    "Strategy.training_step": "ad8e97a1e80b50eb",
+    "Strategy.post_training_step": "860feb193a93e0be",
     "Strategy.batch_to_device": "f13499412829fd2a",
     "Strategy.on_train_batch_start": "300dd5bfe210303a",
     "call._call_callback_hooks": "c171fbda7ef977ab",

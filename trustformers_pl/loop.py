@@ -47,8 +47,8 @@ class EpochLoop(LeanLoop):
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Before the first batch of an epoch, or of the rest of one."""
+        self._seek(data_fetcher)
         super().on_run_start(data_fetcher)
-        self._seek()
         measure(self.trainer, data_fetcher)
         if not self._rewound:
             self._rewound = True
@@ -85,9 +85,9 @@ class EpochLoop(LeanLoop):
         super().on_advance_end(data_fetcher)
         if self._should_accumulate():
             return
-        trainer = self.trainer
+        trainer, module = self.trainer, self.trainer.lightning_module
         for on_step_boundary in self.boundary_methods():
-            on_step_boundary(trainer, trainer.lightning_module)
+            on_step_boundary(trainer, module)
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
         """Lightning's, except after an optimizer step that was skipped."""
@@ -106,12 +106,16 @@ class EpochLoop(LeanLoop):
     def _own_parts(self) -> dict[str, state.Stateful]:
         return {"random": Randomness(), "logged": LoggedResults(self.trainer)}
 
-    def _seek(self) -> None:
+    def _seek(self, data_fetcher: _DataFetcher) -> None:
         fit_loop = self.trainer.fit_loop
+        place = fit_loop.epoch_progress.current.processed, self.batch_progress.current.ready
         combined = fit_loop._combined_loader  # without a length when the data has none, so it has no truth value
-        for loader in combined.flattened if combined is not None else []:
-            if hasattr(loader, "seek"):
-                loader.seek(fit_loop.epoch_progress.current.processed, self.batch_progress.current.ready)
+        seekable = [one for one in (combined.flattened if combined is not None else []) if hasattr(one, "seek")]
+        for loader in seekable:
+            loader.seek(*place)
+        # Without a length, the set-up has begun to iterate, and looked ahead, before anybody could say where to begin.
+        if seekable and data_fetcher.length is None and (self.restarting or fit_loop.is_resuming) and place != (0, 0):
+            iter(data_fetcher)
 
     def _rewind(self) -> None:
         for keeper in (*self.trainer.loggers, *self.trainer.callbacks):

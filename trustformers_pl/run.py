@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trustformers_pl.compose import user_class
 from trustformers_pl.errors import CheckpointError, RecipeError, RefusedError
-from trustformers_pl.evaluation import evaluating, refuse_unable, state_for_evaluation
+from trustformers_pl.evaluation import chosen_path, evaluating, refuse_unable, state_for_evaluation
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.outcome import forget_outcome, record_fit
 from trustformers_pl.quiet import quiet_lightning
@@ -166,6 +166,9 @@ class Run:
     def save_checkpoint(self, path: str | Path) -> Path:
         """Save the training as it stands, besides what the section `checkpoint` saves. Every rank calls it.
 
+        While the run trains, call it from a callback's `on_step_boundary`: a run that goes on from there ends with the
+        same bits. In other hooks a batch is half counted.
+
         Args:
             path: A name that ends in `.ckpt` or `.pt` gives a stock Lightning file: weights, optimizers, schedules,
                 counters and hyperparameters, without what only our loop reads, so that a run that goes on from it is
@@ -190,10 +193,13 @@ class Run:
             path: A checkpoint folder, or a stock Lightning file (read as tensors and plain values only).
 
         Raises:
-            CheckpointError: It is missing, damaged, foreign, of another model, or holds weights only.
+            CheckpointError: It is missing, damaged, foreign, of another model, or holds weights only; or the run is
+                training.
         """
         from trustformers_pl.stored import readable
 
+        if self.trainer.training:
+            raise CheckpointError(f"{path}: not loaded: the run is training; load it before, or after it has ended")
         checkpoint = readable(self.trainer, path)
         if self.trainer.world_size == 1:
             self._announce(path)
@@ -206,7 +212,7 @@ class Run:
         Raises:
             CheckpointError: There is no whole checkpoint.
         """
-        path: str = self._announce(self.required_ckpt_path())
+        path: str = self._announce(self._path_for_evaluation())
         checkpoint: dict[str, Any] = self.trainer.strategy.checkpoint_io.load_checkpoint(path)
         self._put(checkpoint, path)
         for callback in state_for_evaluation(self.trainer, checkpoint):
@@ -220,10 +226,14 @@ class Run:
 
     def _evaluated_path(self) -> Any:
         """The newest whole checkpoint, after the callbacks that evaluations need have their state from it."""
-        path = self._announce(self.required_ckpt_path())
+        path = self._announce(self._path_for_evaluation())
         if evaluating(self.trainer):
             state_for_evaluation(self.trainer, self.trainer.strategy.checkpoint_io.load_checkpoint(path))
         return path
+
+    def _path_for_evaluation(self) -> Any:
+        """What was loaded by name, what a callback chooses, or the newest."""
+        return (chosen_path(self.trainer) if self._given is None else None) or self.required_ckpt_path()
 
     def export(self, folder: str | Path) -> Path:
         """Write the newest checkpoint's model for other programs, in the module's own way: `save_pretrained`.

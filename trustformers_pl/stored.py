@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,15 @@ from trustformers_pl.errors import CheckpointError
 from trustformers_pl.stock_file import SUFFIXES, read_stock, stock_form, write_stock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lightning import Trainer
 
 _MANIFEST = "manifest.json"
 
 
 def save(trainer: Trainer, path: str | Path, boundary: str | None = None) -> Path:
-    """Save a Trainer's state under a name that a person chose; every rank calls it.
+    """Save a Trainer's state under a name that a person chose; every rank calls it, and rank 0 writes.
 
     Args:
         trainer: Of a run that was started.
@@ -30,26 +33,43 @@ def save(trainer: Trainer, path: str | Path, boundary: str | None = None) -> Pat
 
     Raises:
         CheckpointError: Nothing was trained yet, the path is something else already, the Trainer has no folder format,
-            or it cannot be written.
+            or it cannot be written; on all ranks, with rank 0's message.
     """
     place = Path(path)
     if getattr(trainer.strategy, "_lightning_module", None) is None:
         raise CheckpointError(f"{place}: not saved: the run has no state yet; train first")
     stock = place.suffix in SUFFIXES
-    _refuse_place(place, stock=stock, folders=getattr(trainer.strategy.checkpoint_io, "writes_folders", False))
+    folders = getattr(trainer.strategy.checkpoint_io, "writes_folders", False)
+    with _told_to_all(trainer):  # before the first collective: ranks may see different disks
+        if trainer.is_global_zero:
+            _refuse_place(place, stock=stock, folders=folders)
     checkpoint = trainer._checkpoint_connector.dump_checkpoint()  # collective
     if boundary is not None and not trainer.training:
         last = trainer.strategy.checkpoint_io.load_checkpoint(boundary)
         if last["global_step"] == checkpoint["global_step"]:
             checkpoint |= {"epoch": last["epoch"], "loops": last["loops"]}
-    try:
+    with _told_to_all(trainer):
         if not stock:
             trainer.strategy.save_checkpoint(checkpoint, place)
         elif trainer.is_global_zero:
             write_stock(place, stock_form(checkpoint))
-    finally:
-        trainer.strategy.barrier("save_checkpoint")
     return place
+
+
+@contextlib.contextmanager
+def _told_to_all(trainer: Trainer) -> Iterator[None]:
+    """Raise on every rank what rank 0 fails with inside, when all have come to its end. Collective."""
+    said: str | None = "rank 0 failed"
+    try:
+        yield
+        said = None
+    except CheckpointError as error:
+        said = str(error)
+        raise
+    finally:
+        heard = trainer.strategy.broadcast(said) if trainer.world_size > 1 else said
+    if heard is not None:
+        raise CheckpointError(heard)
 
 
 def _refuse_place(path: Path, *, stock: bool, folders: bool) -> None:

@@ -64,11 +64,11 @@ class TrainingArguments:
     save_steps: int | None = None
     """Optimizer steps between checkpoints; none are written without it, `save_total_limit` or a section."""
     save_total_limit: int | None = None
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept; with `load_best_model_at_end` the best one is among so many, of at least 2."""
     load_best_model_at_end: bool = False
-    """Not yet: a run keeps its newest checkpoints, not its best one."""
+    """Keep the best checkpoint by `metric_for_best_model`, and end with its weights in the module."""
     metric_for_best_model: str | None = None
-    """The logged metric that early stopping watches; `val_loss` by default."""
+    """The logged metric that early stopping and `load_best_model_at_end` look at; `val_loss` by default."""
     greater_is_better: bool | None = None
     """Whether that metric should rise; by default unless its name ends in `loss`."""
     early_stopping_patience: int | None = None
@@ -118,14 +118,16 @@ class TrainingArguments:
             raise ValueError(
                 f"eval_steps = {self.eval_steps} is never reached in max_steps = {self.max_steps}; lower or remove it"
             )
-        if self.load_best_model_at_end:
+        if self.early_stopping_threshold is not None and self.early_stopping_patience is None:
             raise ValueError(
-                "load_best_model_at_end: not yet, a run keeps its newest checkpoints only; remove it, and choose among "
-                "them with `save_steps` and `save_total_limit`"
+                "early_stopping_threshold is for early stopping; add early_stopping_patience, or remove it"
             )
-        for name in ("metric_for_best_model", "greater_is_better", "early_stopping_threshold"):
-            if getattr(self, name) is not None and self.early_stopping_patience is None:
-                raise ValueError(f"{name} is for early stopping; add early_stopping_patience, or remove it")
+        for name in ("metric_for_best_model", "greater_is_better"):
+            unused = self.early_stopping_patience is None and not self.load_best_model_at_end
+            if getattr(self, name) is not None and unused:
+                raise ValueError(
+                    f"{name} is for early stopping and load_best_model_at_end; add one of them, or remove it"
+                )
 
     def _check_ranks(self) -> None:
         if self.backend == "mpi":

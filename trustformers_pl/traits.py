@@ -49,6 +49,8 @@ class Trait(StrEnum):
     """`loss` takes weights by sample. By modules; for features that weigh samples."""
     MODULE_STRUCTURE = "module-structure"
     """The `state_dict` is another than the user's. By features with such surgery, which the engine asks it of."""
+    CHECKPOINTS = "checkpoints"
+    """The run is saved while it trains. By whoever claims the slot of this name; for features that go back."""
     MESH = "mesh"
     """A device mesh is there. By its dimensions; refused by strategies of their own."""
 
@@ -78,7 +80,11 @@ NEEDS_OF_HOOKS: Mapping[str, Trait] = {
 }
 """Hooks that need something of the module, or of another hook: whoever implements one requires it."""
 
-PROVISIONS_OF_HOOKS: Mapping[str, Trait] = {"optimizer": Trait.OPTIMIZER, "mesh": Trait.MESH}
+PROVISIONS_OF_HOOKS: Mapping[str, Trait] = {
+    "optimizer": Trait.OPTIMIZER,
+    "mesh": Trait.MESH,
+    "ckpt_path": Trait.CHECKPOINTS,
+}
 """Hooks whose answer is what a trait says: whoever implements one provides it."""
 
 

@@ -63,6 +63,15 @@ THREE_EPOCHS = {"trainer.max_epochs": 3}
         ({"eval_steps": 500}, {"trainer.val_check_interval": 500, "trainer.check_val_every_n_epoch": None}),
         ({"save_steps": 1000, "save_total_limit": 3}, {"checkpoint.every_n_steps": 1000, "checkpoint.keep_last": 3}),
         (
+            {"load_best_model_at_end": True, "save_total_limit": 1},
+            {"checkpoint.best.monitor": "val_loss", "checkpoint.best.mode": "min", "checkpoint.best.load_at_end": True,
+             "checkpoint.keep_last": 1},
+        ),
+        (
+            {"load_best_model_at_end": True, "metric_for_best_model": "val_acc"},
+            {"checkpoint.best.monitor": "val_acc", "checkpoint.best.mode": "max", "checkpoint.best.load_at_end": True},
+        ),
+        (
             {"early_stopping_patience": 2, "early_stopping_threshold": 0.01},
             {"early_stopping.patience": 2, "early_stopping.min_delta": 0.01, "early_stopping.monitor": "val_loss", "early_stopping.mode": "min"},
         ),
@@ -86,7 +95,7 @@ def test_each_argument_stands_for_a_section(args: dict[str, Any], expected: dict
 
 def test_every_argument_is_tried_above() -> None:
     cases = test_each_argument_stands_for_a_section.pytestmark[0].args[1]  # type: ignore[attr-defined]
-    tried = {name for args, _ in cases for name in args} | {"load_best_model_at_end", "greater_is_better"}
+    tried = {name for args, _ in cases for name in args} | {"greater_is_better"}
     assert tried == {field.name for field in dataclasses.fields(tfpl.TrainingArguments)}
 
 
@@ -130,8 +139,9 @@ def test_ranks_over_nodes() -> None:
         ({"fp16_loss_scale": 8.0}, {}, "args: fp16_loss_scale is given without fp16; add `fp16: true`, or remove it"),
         ({"fp16_opt_level": "O2", "bf16": True}, {}, "args: fp16_opt_level is given without fp16"),
         ({"eval_steps": 9, "max_steps": 8}, {}, "args: eval_steps = 9 is never reached in max_steps = 8; lower or remove it"),
-        ({"load_best_model_at_end": True}, {}, "args: load_best_model_at_end: not yet, a run keeps its newest"),
-        ({"greater_is_better": True}, {}, "args: greater_is_better is for early stopping; add early_stopping_patience"),
+        ({"greater_is_better": True}, {}, "args: greater_is_better is for early stopping and load_best_model_at_end; add"),
+        ({"early_stopping_threshold": 0.1}, {}, "args: early_stopping_threshold is for early stopping; add"),
+        ({"load_best_model_at_end": True}, {"checkpoint": {"best": {"monitor": None}}}, "checkpoint.best: load_at_end needs a metric"),
         ({"backend": "mpi"}, {}, "args: backend = mpi: not yet; remove it: ranks talk through gloo on CPUs and nccl on"),
         ({"backend": "gloo"}, {}, "args: backend = gloo is what ranks on CPUs use, on GPUs not yet; add `use_cpu: true`"),
         ({"backend": "nccl"}, {"trainer": {"accelerator": "cpu"}}, "args: backend = nccl is for GPUs, and trainer.accelerator is 'cpu'"),

@@ -103,6 +103,17 @@ def test_no_argument_of_transformers_is_ignored(field: dataclasses.Field[Any]) -
         ({"max_steps": 1000, "save_steps": 0.25, "logging_steps": 0.01}, {"checkpoint.every_n_steps": 250, "trainer.log_every_n_steps": 10}),
         ({"save_strategy": "no"}, {"checkpoint.every_n_steps": None}),
         ({"save_total_limit": 3}, {"checkpoint.keep_last": 3}),
+        (
+            {"eval_strategy": "steps", "load_best_model_at_end": True, "save_total_limit": 3},
+            {
+                "checkpoint.best.monitor": "val_loss", "checkpoint.best.mode": "min",
+                "checkpoint.best.load_at_end": True, "checkpoint.keep_last": 2,
+            },
+        ),
+        (
+            {"eval_strategy": "steps", "save_strategy": "best", "metric_for_best_model": "eval_loss"},
+            {"checkpoint.every_n_steps": None, "checkpoint.best.monitor": "val_loss", "checkpoint.best.load_at_end": None},
+        ),
         ({"max_grad_norm": 0.0}, {"clip.norm": None}),
         ({"optim": "adafactor"}, {"optimizer.name": "adafactor", "optimizer.betas": None, "optimizer.eps": None}),
         ({"optim": "sgd", "optim_args": "momentum=0.9, nesterov=true"}, {"optimizer.momentum": 0.9, "optimizer.nesterov": True}),
@@ -132,7 +143,10 @@ def test_what_maps_to_what(arguments: dict[str, Any], expected: dict[str, Any]) 
         ({"num_train_epochs": 2.5}, ["num_train_epochs"]),
         ({"save_strategy": "epoch"}, ["save_strategy"]),
         ({"report_to": ["tensorboard", "wandb"]}, ["report_to", "report_to"]),
-        ({"eval_strategy": "steps", "load_best_model_at_end": True}, ["load_best_model_at_end", "metric_for_best_model"]),
+        (
+            {"eval_strategy": "steps", "load_best_model_at_end": True, "metric_for_best_model": "eval_accuracy"},
+            ["metric_for_best_model"],
+        ),
         ({"torch_compile": True}, ["torch_compile", "torch_compile_backend"]),
         ({"save_steps": 0.5}, ["save_steps"]),
         ({"lr_scheduler_type": "constant", "warmup_steps": 5}, ["warmup_steps"]),

@@ -44,16 +44,29 @@ def tree(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
 
-def test_from_every_step_of_a_run(write: Write) -> None:
+MOST = (1, 3, 7, 8, 9, 15, 16, 24, 38, 39)
+SOME = (3, 8, 15, 39)
+
+
+@pytest.mark.parametrize(
+    ("data", "cuts"),
+    [
+        ("{class_path: tiny.Data, init_args: {count: 30}}", MOST),
+        ("{class_path: tiny_streams.Streamed}", MOST),
+        ("{class_path: tiny_streams.Streamed, init_args: {num_workers: 2}}", SOME),
+        ("{class_path: tiny_streams.Weighted, init_args: {count: 40}}", SOME),
+    ],
+)
+def test_from_every_step_of_a_run(data: str, cuts: tuple[int, ...], write: Write) -> None:
     """30 samples in batches of 4 are 8 steps an epoch: the cuts fall mid-epoch, on last batches and on validations."""
-    recipe = write(RECIPE)
+    recipe = write(RECIPE.replace("{class_path: tiny.Data, init_args: {count: 30}}", data))
     assemble(recipe).fit()
     folder = Path("runs/recipe/checkpoints")
     expected, logged = tree(folder / "step-00000040"), rows()
     assert len(logged) == 40
     assert len(steps(folder)) == 40
     shutil.copytree("runs", "whole")
-    for cut in (1, 3, 7, 8, 9, 15, 16, 24, 38, 39):
+    for cut in cuts:
         shutil.rmtree("runs")
         shutil.copytree("whole", "runs")
         for step, path in steps(folder).items():
@@ -186,12 +199,11 @@ def test_two_keepers_of_checkpoints_are_refused() -> None:
 
 
 def test_a_loader_that_cannot_be_resumed_is_named(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    class Weighted(tiny.Data):
+    class Unordered(tiny.Data):
         def train_dataloader(self) -> Any:
-            sampler = torch.utils.data.WeightedRandomSampler([1.0] * 30, 30)
-            return torch.utils.data.DataLoader(tiny.samples(30), 4, sampler=sampler)
+            return torch.utils.data.DataLoader(tiny.samples(30), 4, in_order=False)
 
-    tiny.Weighted = Weighted  # type: ignore[attr-defined]
+    tiny.Unordered = Unordered  # type: ignore[attr-defined]
     with caplog.at_level(logging.WARNING):
-        assemble(write(RECIPE.replace("tiny.Data, init_args: {count: 30}", "tiny.Weighted"))).fit()
-    assert "a resumed run will not go on at the same sample: its sampler WeightedRandomSampler decides" in caplog.text
+        assemble(write(RECIPE.replace("tiny.Data, init_args: {count: 30}", "tiny.Unordered"))).fit()
+    assert "a resumed run will not go on at the same sample: in_order=False lets the order" in caplog.text

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from lightning import Callback, Trainer
 from ranks import on_ranks
 from test_exact_resume import RECIPE, tree
 
 from trustformers_pl import assemble
-from trustformers_pl.checkpoint import best, load
+from trustformers_pl.checkpoint import Checkpoint, best, load
 from trustformers_pl.checkpoint.folder import step_name, steps, write_state
 from trustformers_pl.checkpoint.keeping import looks_whole, prune
 from trustformers_pl.checkpoint.ranking import Ranking
@@ -232,3 +233,83 @@ def test_manifests_tell_of_the_run_and_a_resume_says_what_differs(
         caplog.text
     )
     assert load(FOLDER / step_name(40))["global_step"] == 40
+
+
+LOADED = BEST.replace("keep: 2}", "keep: 2, mode: max, load_at_end: true}")
+
+
+def weights(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [value.detach().clone() for value in module.state_dict().values()]
+
+
+def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_run_ends_with_its_best_weights_and_goes_on_from_its_last(write: Write) -> None:
+    """The worst is taken for the best, so that it is surely not the last; a run without the key says what is expected."""
+    recipe = write(LOADED)
+    plain = assemble(recipe, ["checkpoint.best.load_at_end=false", "trainer.default_root_dir=plain"])
+    plain.fit()
+    run = assemble(recipe)
+    run.fit()
+    found = best(FOLDER)
+    assert found is not None
+    assert found.name != step_name(40)
+    assert equal(weights(run.module), list(load(found)["state_dict"].values()))
+    assert equal(weights(plain.module), list(load(FOLDER / step_name(40))["state_dict"].values()))
+    for evaluated in (run, assemble(recipe)):  # in a process that has not trained, too
+        assert evaluated.validate()["val_loss"] == pytest.approx(told(found)["monitored"]["val_loss"], rel=1e-6)
+        assert evaluated.load_weights() == str(found)
+    assert plain.validate() != run.validate()
+    assert str(run.ckpt_path()).endswith(step_name(40))
+    for folder in ("runs/recipe", "plain"):
+        assemble(recipe, ["trainer.max_steps=44", f"trainer.default_root_dir={folder}"]).fit(resume="force")
+    assert (
+        tree(FOLDER / step_name(44))["tensors.safetensors"]
+        == tree(Path("plain/checkpoints") / step_name(44))["tensors.safetensors"]
+    )
+
+
+def test_the_best_weights_on_two_ranks() -> None:
+    job = f"""
+        import sys
+        sys.path[:0] = [{str(Path(tiny.__file__).parent)!r}]
+        from trustformers_pl import assemble
+        from trustformers_pl.checkpoint import best, load
+
+        made = assemble({{
+            "model": {{"class_path": "tiny.Composable"}}, "data": {{"class_path": "tiny.Data"}},
+            "trainer": {{"max_steps": 8, "accelerator": "cpu", "devices": 2, "val_check_interval": 2}},
+            "optimizer": {{"name": "sgd", "lr": 0.1}}, "ddp": {{}},
+            "checkpoint": {{"best": {{"monitor": "val_loss", "mode": "max", "load_at_end": True}}}}}})
+        made.fit()
+        path = best(made.folder / "checkpoints")
+        expected = [value.tolist() for value in load(path)["state_dict"].values()]
+        print(path.name, expected == [value.tolist() for value in made.module.state_dict().values()])
+    """
+    assert on_ranks(2, job) == ["step-00000002 True\n"] * 2
+
+
+def test_the_best_weights_in_a_stock_trainer() -> None:
+    class Own(tiny.Composable):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    saver = Checkpoint(folder="c", every_n_steps=4, best={"monitor": "val_loss", "mode": "max"}, load_best=True)
+    trainer = Trainer(
+        max_steps=16,
+        val_check_interval=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[saver],
+    )
+    torch.manual_seed(0)
+    module = Own()
+    trainer.fit(module, tiny.Data())
+    found = best("c")
+    assert found is not None
+    assert found.name != step_name(16)  # the worst is of the beginning
+    assert equal(weights(module), list(load(found)["state_dict"].values()))

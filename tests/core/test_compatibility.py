@@ -10,6 +10,9 @@ import pytest
 
 from trustformers_pl.compatibility import completion, verdict
 from trustformers_pl.errors import RecipeError
+from trustformers_pl.plan import make_plan
+from trustformers_pl.recipe import Recipe
+from trustformers_pl.refusals import refusals
 
 PACK = """
     from trustformers_pl import Plugin, Refusal, Traits, hookimpl
@@ -52,6 +55,16 @@ OFFERS = {"gives": "Gives", "needs": "Needs", "minds": "Minds", "lost": "Lost", 
 @pytest.fixture
 def pack(install: Any) -> None:
     install("a-pack", PACK, trustformers_pl=OFFERS)
+
+
+def test_a_run_that_goes_back_needs_whoever_saves_it() -> None:
+    plan = make_plan(Recipe.from_mapping({"finite": {"policy": "roll_back"}, "spikes": {"policy": "roll_back"}}))
+    lines = refusals(plan, frozenset())
+    assert len(lines) == 2
+    assert all("needs checkpoints, which nothing in this run provides" in line for line in lines)
+    plan = make_plan(Recipe.from_mapping({"finite": {"policy": "roll_back"}, "checkpoint": {}}))
+    assert refusals(plan, frozenset()) == []
+    assert refusals(make_plan(Recipe.from_mapping({"finite": {"policy": "skip"}})), frozenset()) == []
 
 
 @pytest.mark.usefixtures("pack")

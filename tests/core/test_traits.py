@@ -39,6 +39,8 @@ def test_each_trait_is_provided_and_asked_for_somewhere() -> None:
     traits = [plugin.traits(plugin.config) for plugin in map(builtin, our_own())]
     provided = set().union(*(t.provides for t in traits)) | module_traits(tiny.Weighable())
     asked = set().union(*(t.requires for t in traits), *({r.trait for r in t.refuses} for t in traits))
+    going_back = discover()["finite"].load()  # its example has another policy
+    asked |= going_back.traits(going_back.Config(policy="roll_back")).requires
     asked |= set(NEEDS_OF_HOOKS.values()) | {refusal.trait for refusal in REFUSALS_OF_HOOKS.values()}
     # Features with such surgery are yet to come; tests/core/test_module_phases.py has a stranger's.
     assert provided == set(Trait) - {Trait.MODULE_STRUCTURE}
@@ -59,7 +61,11 @@ def test_each_slot_is_claimed_by_a_feature_or_guards_a_hook() -> None:
             r"'optimiser' is no slot; did you mean 'optimizer'\?, or call it `your-pac",
         ),
         ("requires=frozenset({'mesch'})", "", r"'mesch' is no trait; did you mean 'mesh'\?"),
-        ("refuses=(Refusal(trait='x', reason='', mend=''),)", "", "'x' is no trait; known: decomposed-loss, mesh"),
+        (
+            "refuses=(Refusal(trait='x', reason='', mend=''),)",
+            "",
+            "'x' is no trait; known: checkpoints, decomposed-loss",
+        ),
         ("", "step = hookimpl(lambda self, plan: None)", "implements the hook `step` without claiming the slot `step`"),
     ],
 )

@@ -239,7 +239,7 @@ class Seekable(phased.Sentences):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (Streaming, "data: short_first, six_tokens, replay: cannot work on the training loader: Stream is an Iterable"),
+        (Streaming, "data: short_first, six_tokens: cannot work on the training loader: Stream is an Iterable"),
         (Seekable, "cannot work on the training loader: ResumableLoader seeks by itself"),
     ],
 )

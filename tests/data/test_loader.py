@@ -11,10 +11,12 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -54,6 +56,23 @@ class Ragged(Augmented):
 class Stream(IterableDataset):
     def __iter__(self):
         yield from range(3)
+
+
+class Backwards(SequentialSampler):
+    def __iter__(self):
+        return iter(range(len(self))[::-1])
+
+
+class ByEpoch(Backwards):
+    """An order that follows from the epoch, as users write them."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([(index + self.epoch) % len(self) for index in range(len(self) - self.epoch)])
 
 
 class MyLoader(DataLoader):
@@ -227,10 +246,12 @@ def test_a_hand_made_batch_sampler_is_taken_over():
     [
         (lambda: [1, 2], "list is not a plain"),
         (lambda: MyLoader(Augmented()), "MyLoader is not a plain"),
-        (lambda: DataLoader(Stream()), "Stream is an IterableDataset"),
-        (lambda: DataLoader(Augmented(), sampler=WeightedRandomSampler([1.0], 3)), "WeightedRandomSampler decides"),
-        (lambda: DataLoader(Augmented(), sampler=RandomSampler(range(9), num_samples=4)), "as many samples"),
-        (lambda: DataLoader(Augmented(), sampler=RandomSampler(range(9), replacement=True)), "with replacement"),
+        (lambda: DataLoader(Stream(), in_order=False), "in_order=False"),
+        (lambda: DataLoader(Augmented(), sampler=Backwards(range(9))), "Backwards decides the order; give it a method"),
+        (
+            lambda: DataLoader(Augmented(), sampler=DistributedSampler(range(9), 2, 0)),
+            "DistributedSampler gives a rank",
+        ),
         (lambda: DataLoader(Augmented(), batch_sampler=[[0, 1], [2]]), "batch_sampler list decides"),
         (lambda: DataLoader(Augmented(), in_order=False), "in_order=False"),
         (lambda: DataLoader(Augmented(), sampler=SequentialSampler(iter([1]))), "list_iterator has no length"),
@@ -243,6 +264,44 @@ def test_what_has_no_position_is_left_alone_and_says_why(make, reason):
     if isinstance(given, DataLoader):
         with pytest.raises(ValueError, match=reason):
             ResumableLoader(given, seed=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WeightedRandomSampler([1.0, 2.0, 3.0, 4.0], 11),
+        lambda: WeightedRandomSampler([1.0, 2.0, 3.0, 4.0], 11, generator=torch.Generator().manual_seed(3)),
+        lambda: SubsetRandomSampler([3, 1, 22, 8, 9]),
+        lambda: RandomSampler(range(9), num_samples=4),
+        lambda: RandomSampler(range(9), replacement=True),
+        lambda: ByEpoch(range(9)),
+    ],
+)
+def test_an_order_that_a_sampler_decides_is_found_again(make):
+    def fresh():
+        return resumable(DataLoader(Augmented(), batch_size=2, sampler=make()), seed=5)
+
+    whole = [epoch_of(once := fresh(), 0), epoch_of(once, 1)]  # one after the other, as a run does
+    again = fresh()
+    again.seek(1, 1)
+    assert same(list(again), whole[1][1:])  # as a resumed run does
+    again.set_epoch(1)
+    assert len(again) == len(whole[1])
+    assert [batch[:, 0].tolist() for batch in whole[0]] != [batch[:, 0].tolist() for batch in whole[1]]
+
+
+def test_what_a_sampler_chooses_is_what_is_read():
+    chosen = resumable(DataLoader(Augmented(), batch_size=None, sampler=SubsetRandomSampler([3, 1, 22])), seed=0)
+    assert sorted(int(sample[0]) for sample in chosen) == [1, 3, 22]
+    weighted = WeightedRandomSampler([0.0, 1.0, 0.0, 3.0], 400)
+    drawn = [int(sample[0]) for sample in resumable(DataLoader(Augmented(), batch_size=None, sampler=weighted), seed=0)]
+    assert set(drawn) == {1, 3}
+    assert 260 < drawn.count(3) < 340  # 300 expected, sigma 8.7
+
+
+def test_a_stream_is_not_for_this_loader():
+    with pytest.raises(ValueError, match="take StreamedLoader"):
+        ResumableLoader(DataLoader(Stream()), seed=0)
 
 
 def test_what_is_resumable_already_is_left_alone_without_a_reason():

@@ -14,7 +14,7 @@ from lightning import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from ranks import on_ranks
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from trustformers_pl.data import resumable_datamodule
 from trustformers_pl.data.ranks import contiguous_share, data_ranks
@@ -181,10 +181,24 @@ def test_a_global_batch_that_the_data_do_not_fill_is_refused() -> None:
 
 
 def test_a_loader_that_cannot_be_shared_out_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    class Weighted(InOrder):
+    class Unordered(InOrder):
         def train_dataloader(self) -> Any:
-            return DataLoader(torch.arange(4.0), 2, sampler=WeightedRandomSampler([1.0] * 4, 4))  # type: ignore[arg-type]
+            return DataLoader(torch.arange(4.0), 2, in_order=False)  # type: ignore[arg-type]
 
     with caplog.at_level(logging.WARNING):
-        attached(resumable_datamodule(Weighted(), seed=0), strategy=ModelOnTwo())
-    assert "each of 2 ranks reads all of the training data: its sampler WeightedRandomSampler decides" in caplog.text
+        attached(resumable_datamodule(Unordered(), seed=0), strategy=ModelOnTwo())
+    assert "each of 2 ranks reads all of the training data: in_order=False" in caplog.text
+
+
+def test_a_stream_is_shared_out_by_itself_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    class Stream(IterableDataset[float]):
+        def __iter__(self) -> Any:
+            return iter([1.0, 2.0])
+
+    class Streamed(InOrder):
+        def train_dataloader(self) -> Any:
+            return DataLoader(Stream())
+
+    with caplog.at_level(logging.WARNING):
+        attached(resumable_datamodule(Streamed(), seed=0), strategy=ModelOnTwo())
+    assert "each of 2 ranks reads what Stream gives it; share the training data out there" in caplog.text

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from lightning import Callback, LightningModule, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_signals import Send, files, rows
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -174,6 +175,20 @@ def test_a_run_that_goes_back_resumes_bit_for_bit(write: Write) -> None:
         assert rows(folder) == logged, cut
 
 
+def test_what_was_logged_after_the_checkpoint_is_drawn_once(write: Write) -> None:
+    """Read by TensorBoard's own reader, beside the table of the same run."""
+    run = assemble(write(RECIPE, more="tensorboard: {}\n"))
+    run.fit()
+    assert run.probe()["finite"] != "gone back 0 times"
+    read = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0})
+    read.Reload()
+    table = [(int(row["step"]), float(row["train_loss"])) for row in rows(run.folder) if row["train_loss"]]
+    assert [step for step, _ in table] == list(range(40))
+    assert [(event.step, event.value) for event in read.Scalars("train_loss")] == [
+        (step, pytest.approx(value, rel=1e-6, nan_ok=True)) for step, value in table
+    ]
+
+
 class GoBackAtOnce(Callback):
     """Puts back the state that was saved at this very step: nothing may change."""
 
@@ -222,4 +237,4 @@ def test_going_back_to_where_one_is_changes_nothing(write: Write, more: list[str
 def test_without_checkpoints_a_recipe_is_refused_in_one_line(write: Write, command: Callable[..., Any]) -> None:
     code, _, errors = command("fit", write(RECIPE), "--no-checkpoint")
     assert code == 2
-    assert "finite: policy roll_back goes back to checkpoints, and nothing saves any" in errors
+    assert "finite needs checkpoints, which nothing in this run provides; add a section that does" in errors

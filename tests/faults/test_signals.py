@@ -133,6 +133,19 @@ def test_a_second_interrupt_ends_at_once(write: Write) -> None:
     assert not list((run.folder / "checkpoints").glob("step-*"))
 
 
+def test_a_validation_is_made_to_its_end_however_often_one_is_told(write: Write) -> None:
+    """Its metrics are of all batches, as those of a run that was not stopped; a second SIGTERM changes nothing."""
+    recipe = write(RECIPE)
+    _, logged = uninterrupted(recipe)
+    run = assemble(recipe)
+    run.trainer.callbacks.append(Send(signal.SIGTERM, "on_validation_batch_start", 3, times=2))  # type: ignore[attr-defined]
+    with pytest.raises(Stopped) as stopped:
+        run.fit()
+    assert stopped.value.steps == 3
+    (validated,) = (row["val_loss"] for row in rows(run.folder) if row["val_loss"])
+    assert validated == next(row["val_loss"] for row in logged if row["val_loss"])
+
+
 class Stock(tiny.Composable):
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -229,3 +230,14 @@ def test_log_handlers_follow_the_stream_and_come_back() -> None:
     logger.warning("after it")
     logger.removeHandler(handler)
     assert (old.getvalue(), new.getvalue()) == ("after it\n", "above the bar\n")
+
+
+def test_a_handler_that_asks_for_standard_error_each_time_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as `logging.lastResort`, and the one that dill adds where `datasets` is used."""
+    logger = logging.getLogger("trustformers_pl.tests.last_resort")
+    assert logging.lastResort is not None
+    logger.addHandler(logging.lastResort)
+    redirect_handlers(sys.stderr, io.StringIO())
+    logger.warning("still there")
+    logger.removeHandler(logging.lastResort)
+    assert "still there" in capsys.readouterr().err

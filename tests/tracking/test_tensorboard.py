@@ -69,6 +69,16 @@ def test_a_killed_and_resumed_run_is_drawn_once(tmp_path: Path) -> None:
     assert both == table
 
 
+def test_a_run_killed_before_its_first_checkpoint_is_drawn_once(tmp_path: Path) -> None:
+    """It begins anew, and so does what is drawn: what the first attempt logged is of no run."""
+    unsaved = {**subject(), "checkpoint": {"every_n_steps": 100}}
+    Ranks().run_until_killed(1, train_and_die, unsaved, str(tmp_path), 4)
+    assert drawn(tmp_path / "tensorboard")["train_loss"]
+    assemble({**unsaved, "trainer": {**unsaved["trainer"], "default_root_dir": str(tmp_path)}}).fit()
+    both, table = drawn(tmp_path / "tensorboard"), tabled(tmp_path / "metrics.csv")
+    assert both == table
+
+
 def test_the_recipe_is_the_hyperparameters(tmp_path: Path) -> None:
     run = assemble({**subject(), "seed": 7, "trainer": {**subject()["trainer"], "default_root_dir": str(tmp_path)}})
     run.fit()

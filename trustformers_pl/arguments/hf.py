@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.arguments.draft import Draft
 from trustformers_pl.arguments.given import Given
-from trustformers_pl.arguments.hf_left import NO_BEST, leave_rest
+from trustformers_pl.arguments.hf_left import leave_rest
 from trustformers_pl.arguments.hf_optimization import put_optimizer, put_schedule
+from trustformers_pl.arguments.standing_for import beside_the_best, mode_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,13 +141,30 @@ def _put_saving(draft: Draft, given: Given, steps: int | None) -> None:
         if strategy == "steps" and every is not None:
             draft.put("checkpoint.every_n_steps", every, "save_steps")
         if limit is not None:
-            draft.put("checkpoint.keep_last", given.whole("save_total_limit", 1), "save_total_limit")
+            keep = given.whole("save_total_limit", 1)
+            keep = beside_the_best(keep) if given.flag("load_best_model_at_end") else keep
+            draft.put("checkpoint.keep_last", keep, "save_total_limit")
+        _put_best(draft, given, strategy)
         if not draft.has("checkpoint"):
             draft.put("checkpoint", {}, "save_strategy")
     if strategy == "epoch":
         draft.leave("save_strategy", strategy, "checkpoints are written by steps: `checkpoint.every_n_steps`")
+
+
+def _put_best(draft: Draft, given: Given, strategy: str) -> None:
+    """Transformers takes its metrics' names with or without `eval_`; validations here begin theirs with `val_`."""
+    load, greater = given.flag("load_best_model_at_end"), given.take("greater_is_better")
+    if not (load or strategy == "best"):
+        return
+    metric = str(given.take("metric_for_best_model") or "loss").removeprefix("eval_")
+    draft.put("checkpoint.best.monitor", f"val_{metric}", "metric_for_best_model")
+    draft.put("checkpoint.best.mode", mode_of(metric, greater), "greater_is_better")
     if strategy == "best":
-        draft.leave("save_strategy", strategy, NO_BEST)
+        draft.put("checkpoint.every_n_steps", None, "save_strategy")
+    if load:
+        draft.put("checkpoint.best.load_at_end", True, "load_best_model_at_end")
+    if metric != "loss":
+        draft.leave("metric_for_best_model", metric, f"taken to be what validations log as `val_{metric}`")
 
 
 def _put_ranks(draft: Draft, given: Given, devices: int) -> None:

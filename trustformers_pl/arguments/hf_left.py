@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from trustformers_pl.arguments.given import Given
 
 NO_COUNTERPART = "has no counterpart here"
-NO_BEST = "not yet: a run keeps its newest checkpoints; choose among them by the metrics"
 HUB = "nothing is sent to a hub; upload the run folder yourself"
 COMPILE = "not yet; call torch.compile in your module's __init__"
 RECOMPUTE = "not yet; recompute activations in your module (torch.utils.checkpoint)"
@@ -27,9 +26,8 @@ WHY = {
     "gradient_checkpointing": RECOMPUTE,
     "group_by_length": ORDER,
     "label_smoothing_factor": "your module's loss takes it (`cross_entropy(..., label_smoothing=...)`)",
-    "load_best_model_at_end": NO_BEST,
     "logging_dir": "the table is in the run folder",
-    "metric_for_best_model": NO_BEST,
+    "metric_for_best_model": "write `checkpoint.best.monitor`, or a section `early_stopping`",
     "neftune_noise_alpha": "add the noise in your module's forward",
     "push_to_hub": HUB,
     "resume_from_checkpoint": "`fit` goes on from the newest checkpoint of the run folder by itself",

@@ -67,6 +67,7 @@ def standing_for(args: TrainingArguments, written: Section) -> Draft:
     window = _window(args, written)
     _put_validation(draft, args, written.section("trainer"), window)
     _put_early_stopping(draft, args)
+    _put_best(draft, args)
     for name in () if args.report_to is None else _trackers(args.report_to):
         if name in NO_TRACKERS or not name.isidentifier():
             raise ValueError(f"report_to = {name!r} is no section that logs; write names as `csv`")
@@ -135,10 +136,33 @@ def _put_validation(draft: Draft, args: TrainingArguments, trainer: Section, win
 def _put_early_stopping(draft: Draft, args: TrainingArguments) -> None:
     if args.early_stopping_patience is None:
         return
+    _put_metric(draft, "early_stopping", args)
+
+
+def _put_best(draft: Draft, args: TrainingArguments) -> None:
+    if not args.load_best_model_at_end:
+        return
+    _put_metric(draft, "checkpoint.best", args)
+    draft.put("checkpoint.best.load_at_end", True, "load_best_model_at_end")
+    if args.save_total_limit is not None:
+        draft.put("checkpoint.keep_last", beside_the_best(args.save_total_limit), "save_total_limit")
+
+
+def beside_the_best(limit: int) -> int:
+    """How many of the last stay where transformers keeps `limit` in all, the best among them: at least one."""
+    return max(limit - 1, 1)
+
+
+def _put_metric(draft: Draft, key: str, args: TrainingArguments) -> None:
     metric = args.metric_for_best_model or "val_loss"
-    rises = not metric.endswith("loss") if args.greater_is_better is None else args.greater_is_better
-    draft.put("early_stopping.monitor", metric, "metric_for_best_model")
-    draft.put("early_stopping.mode", "max" if rises else "min", "greater_is_better")
+    draft.put(f"{key}.monitor", metric, "metric_for_best_model")
+    draft.put(f"{key}.mode", mode_of(metric, args.greater_is_better), "greater_is_better")
+
+
+def mode_of(metric: str, greater_is_better: bool | None) -> str:
+    """`max` or `min`; where nothing is said, by the metric's name, as in transformers."""
+    rises = not metric.endswith("loss") if greater_is_better is None else greater_is_better
+    return "max" if rises else "min"
 
 
 def _trackers(report_to: Any) -> list[str]:

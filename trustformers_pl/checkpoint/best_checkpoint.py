@@ -22,7 +22,7 @@ def best(folder: str | Path) -> Path | None:
 
     Returns:
         The checkpoint with the best value, of equal ones the earliest, verified to its last byte; None where no whole
-        checkpoint tells of a metric. If the best one is damaged, it is the next best that is still there.
+        checkpoint tells of a metric. If the best one is damaged or not finite, it is the next best that is still there.
     """
     ranked = sorted(_key(step, path, told) for step, path in steps(folder).items() for told in _told(path))
     return next((path for _, _, path in ranked if _whole(path)), None)
@@ -31,9 +31,10 @@ def best(folder: str | Path) -> Path | None:
 def _told(path: Path) -> list[Mapping[str, Any]]:
     """The manifest's metadata, if it names a value of the metric that the run monitors."""
     try:
-        metadata = manifests.read(path).metadata
+        manifest = manifests.read(path)
     except CheckpointError:
         return []
+    metadata = {} if manifest.not_finite else manifest.metadata
     judged = metadata.get("best")
     return [metadata] if judged and isinstance(metadata.get("monitored", {}).get(judged["monitor"]), float) else []
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import callbacks
 from typing_extensions import override
 
+from trustformers_pl.checkpoint import best_checkpoint
 from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.io import FolderCheckpointIO, Request
 from trustformers_pl.checkpoint.keeping import prune
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lightning import LightningModule, Trainer
+
+    from trustformers_pl.checkpoint.background import BackgroundWriter
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Checkpoint(callbacks.Checkpoint):
         every_n_minutes: float | None = None,
         keep_last: int = 2,
         best: Mapping[str, Any] | None = None,
+        load_best: bool = False,
         background: bool = True,
     ) -> None:
         """Say when to save.
@@ -55,6 +59,7 @@ class Checkpoint(callbacks.Checkpoint):
             keep_last: Checkpoints that stay; older ones are removed once a newer one is safe.
             best: Arguments of `Ranking` (`monitor`, `mode`, `keep`): after validations that are among the best `keep`
                 by this metric a checkpoint is taken, and it stays as long as it is one of them.
+            load_best: Put the best one's weights into the module when a fit has ended; evaluations of a run use it.
             background: Whether the run goes on while a checkpoint is written. It then holds a copy of its state in host
                 memory, and an error of writing is raised at a later boundary, or at the end.
         """
@@ -63,10 +68,12 @@ class Checkpoint(callbacks.Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self.ranking = None if best is None else Ranking(**best)
+        self.load_best = load_best and best is not None
         self.background = background
         self._clock = None if every_n_minutes is None else WallClock(every_n_minutes)
         self._monitored: float | None = None  # of the validation since the last boundary
         self._saved_step: int | None = None
+        self._asked: BackgroundWriter | None = None  # whether it has failed, at each boundary: by a run of one rank
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -104,6 +111,7 @@ class Checkpoint(callbacks.Checkpoint):
             warn_of_differences(Path(trainer.ckpt_path), trainer)
         if self._clock is not None:
             self._clock.restart(trainer.global_step)
+        self._asked = self._io(trainer).writer if trainer.world_size == 1 else None
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,7 +142,7 @@ class Checkpoint(callbacks.Checkpoint):
         assert isinstance(loop, EpochLoop)
         if self._due(trainer, loop):
             self._save(trainer)
-        elif trainer.world_size == 1 and self._io(trainer).writer.failed:
+        elif self._asked is not None and self._asked.failed:
             self.settle(trainer)
         self._monitored = None
 
@@ -159,7 +167,8 @@ class Checkpoint(callbacks.Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self.settle(trainer)
         step, folder = trainer.global_step, self.folder_of(trainer)
-        request = Request(self._told(trainer), self._after(folder, step))
+        buffers = [name for name, _ in trainer.lightning_module.named_buffers()]
+        request = Request(self._told(trainer), self._after(folder, step), buffers)
         with self._io(trainer).in_background(request):
             trainer.save_checkpoint(folder / step_name(step))
         self._saved_step = step
@@ -173,11 +182,13 @@ class Checkpoint(callbacks.Checkpoint):
         return lambda: prune(folder, step, keep_last=self.keep_last, keep=keep)
 
     def _told(self, trainer: Trainer) -> dict[str, Any]:
-        monitored = {}
-        if self.ranking is not None and self._monitored is not None:
-            monitored = {"monitored": {self.ranking.monitor: as_json(self._monitored)}}
-        judged = {} if self.ranking is None else self.ranking.told()
-        return {**surroundings(trainer), **recipe(trainer), **monitored, **judged}
+        told = {**surroundings(trainer), **recipe(trainer)}
+        if self.ranking is None:
+            return told
+        # A step that the run went back to is saved again, and its validation is not made again.
+        value = self.ranking.value(trainer.global_step) if self._monitored is None else self._monitored
+        monitored = {} if value is None else {"monitored": {self.ranking.monitor: as_json(value)}}
+        return {**told, **monitored, **self.ranking.told()}
 
     def settle(self, trainer: Trainer) -> None:
         """Wait until nothing is being written; every rank raises what rank 0's writer failed with. Collective."""
@@ -204,10 +215,26 @@ class Checkpoint(callbacks.Checkpoint):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what a run that was killed just after its last checkpoint came to remove no more."""
-        del pl_module
+        """Put the best weights into the module, where that is asked for.
+
+        Before, remove what a run that was killed just after its last checkpoint came to remove no more.
+        """
         if trainer.is_global_zero:
             self._after(self.folder_of(trainer), trainer.global_step)()
+        path = self.evaluated_path(trainer)
+        if path is not None:
+            checkpoint = trainer.strategy.load_checkpoint(path)
+            trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
+            if trainer.is_global_zero:
+                logger.info("the module has the weights of %s, the best checkpoint", path)
+
+    def evaluated_path(self, trainer: Trainer) -> str | None:
+        """The best checkpoint, if that is to be evaluated: rank 0's choice. Collective. None: the newest, as always."""
+        if not self.load_best:
+            return None
+        found = best_checkpoint.best(self.folder_of(trainer)) if trainer.is_global_zero else None
+        told: str | None = trainer.strategy.broadcast(None if found is None else str(found))
+        return told
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -237,6 +264,7 @@ class Checkpoint(callbacks.Checkpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over which steps were the best."""
+        """Take over which steps were the best; the last validation may be of weights that were just given up."""
+        self._monitored = None
         if self.ranking is not None and "ranking" in state_dict:
             self.ranking.load_state(state_dict["ranking"])

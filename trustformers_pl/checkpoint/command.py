@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trustformers_pl.checkpoint.finding import meant, of_run
-from trustformers_pl.checkpoint.listing import listed, monitored
+from trustformers_pl.checkpoint.listing import listed, monitored, not_finite
 from trustformers_pl.checkpoint.verification import damaged
 from trustformers_pl.cli.tables import print_table
 from trustformers_pl.errors import RecipeError
@@ -69,7 +69,7 @@ def _ls(options: argparse.Namespace) -> int:
                 f"{one.written.astimezone():%Y-%m-%d %H:%M:%S}",
                 _size(one.size),
                 monitored(one.metadata),
-                checked or ("sha256 agrees" if options.verify else "sizes agree"),
+                checked or ("sha256 agrees" if options.verify else "sizes agree") + not_finite(one.metadata),
             ]
         )
     header = ["STEP", "EPOCH", "WRITTEN", "SIZE", "MONITORED", "FILES"]

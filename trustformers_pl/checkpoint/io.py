@@ -13,14 +13,16 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from trustformers_pl.checkpoint.background import BackgroundWriter
 from trustformers_pl.checkpoint.buffers import Buffers
 from trustformers_pl.checkpoint.codec import encode
+from trustformers_pl.checkpoint.finiteness import first_not_finite
 from trustformers_pl.checkpoint.folder import load, remove, write_state
+from trustformers_pl.checkpoint.manifest import finite_or_not
 from trustformers_pl.checkpoint.provenance import versions
 from trustformers_pl.checkpoint.writing import state_files, write_folder
 from trustformers_pl.errors import CheckpointError
 from trustformers_pl.stock_file import read_stock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from os import PathLike
 
 
@@ -31,10 +33,12 @@ class Request:
     Attributes:
         metadata: JSON for its manifest, besides epoch, step and versions.
         after: Called by the writer once the checkpoint is safe.
+        buffers: The module's buffers, which may hold infinity: the manifest tells whether all else is finite.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[], object] = bool
+    buffers: Collection[str] = ()
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -98,7 +102,8 @@ class FolderCheckpointIO(CheckpointIO):
         metadata = {**_metadata(checkpoint), **request.metadata}
 
         def write() -> None:
-            write_folder(path, state_files(tree, copies), metadata)
+            bad = first_not_finite(copies, request.buffers)
+            write_folder(path, state_files(tree, copies), {**metadata, **finite_or_not(bad)})
             request.after()
 
         self.writer.submit(write)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.checkpoint import manifest as manifests
+from trustformers_pl.checkpoint.manifest import Manifest
 from trustformers_pl.checkpoint.verification import check_size, damaged
 from trustformers_pl.errors import CheckpointError
 
@@ -66,6 +67,12 @@ def _read(path: Path) -> tuple[Mapping[str, Any], str]:
 
 def _short(error: CheckpointError, path: Path) -> str:
     return str(error).removeprefix(f"{path}/").rpartition("; ")[0]
+
+
+def not_finite(metadata: Mapping[str, Any]) -> str:
+    """What a checkpoint holds that no training goes on from, as `; layer.weight is not finite`; empty as a rule."""
+    bad = Manifest({}, metadata).not_finite
+    return f"; {bad} is not finite" if bad else ""
 
 
 def monitored(metadata: Mapping[str, Any]) -> str:

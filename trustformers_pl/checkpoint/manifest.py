@@ -25,10 +25,29 @@ class Entry:
     Attributes:
         size: Bytes.
         sha256: Hexadecimal.
+        block_size: Bytes of each block of a large file; 0 where it has none.
+        blocks: The sha256 of each of them.
     """
 
     size: int
     sha256: str
+    block_size: int = 0
+    blocks: tuple[str, ...] = ()
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The digests by which the file is checked: those of its blocks, or the one of the whole."""
+        return self.blocks or (self.sha256,)
+
+    @property
+    def checked_size(self) -> int:
+        """Bytes that each of `checked` is of; the last may be of fewer."""
+        return self.block_size if self.blocks else max(self.size, 1)
+
+    def written(self) -> dict[str, Any]:
+        """As JSON."""
+        blocks = {"block_size": self.block_size, "blocks": list(self.blocks)} if self.blocks else {}
+        return {"size": self.size, "sha256": self.sha256, **blocks}
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,22 @@ class Manifest:
 
     files: Mapping[str, Entry]
     metadata: Mapping[str, Any]
+
+    @property
+    def not_finite(self) -> str | None:
+        """The first tensor of weights or optimizer that is not finite; empty if all are, None if nobody has looked."""
+        if "finite" not in self.metadata:
+            return None
+        return "" if self.metadata["finite"] else str(self.metadata.get("not_finite", "its state"))
+
+
+def finite_or_not(bad: str | None) -> dict[str, Any]:
+    """What a manifest's metadata tells of the state.
+
+    Args:
+        bad: The first tensor that is not finite, if there is one.
+    """
+    return {"finite": True} if bad is None else {"finite": False, "not_finite": bad}
 
 
 def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
@@ -60,7 +95,7 @@ def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def _body(manifest: Manifest) -> dict[str, Any]:
-    files = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in manifest.files.items()}
+    files = {name: entry.written() for name, entry in manifest.files.items()}
     return {"format": FORMAT, "files": files, "metadata": dict(manifest.metadata)}
 
 
@@ -132,7 +167,19 @@ def _parse(path: Path, raw: bytes) -> Manifest:
             raise ValueError("it is not what its own sha256 says")
         if any(Path(name).name != name for name in body["files"]):
             raise ValueError("it names files outside the folder")
-        files = {str(name): Entry(int(entry["size"]), str(entry["sha256"])) for name, entry in body["files"].items()}
+        files = {str(name): _entry(entry) for name, entry in body["files"].items()}
         return Manifest(files, dict(body["metadata"]))
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged: {error}; use an older checkpoint") from error
+
+
+def _entry(told: Mapping[str, Any]) -> Entry:
+    entry = Entry(
+        int(told["size"]),
+        str(told["sha256"]),
+        int(told.get("block_size", 0)),
+        tuple(str(digest) for digest in told.get("blocks", ())),
+    )
+    if entry.blocks and (entry.block_size < 1 or len(entry.blocks) != -(-entry.size // entry.block_size)):
+        raise ValueError("its blocks are not those of the file's size")
+    return entry

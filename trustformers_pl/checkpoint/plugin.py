@@ -9,7 +9,7 @@ from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
 from trustformers_pl.report import ReportSection, ReportTable
-from trustformers_pl.traits import Slot, Traits
+from trustformers_pl.traits import Slot, Trait, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,11 +28,16 @@ class Best:
     """Whether less of it is better, or more."""
     keep: int = 1
     """How many of the best checkpoints stay."""
+    load_at_end: bool = False
+    """When a fit has ended, put the best checkpoint's weights into the module. Then `validate`, `test`, `predict`,
+    `generate` and `export` use the best checkpoint, too; a resume goes on from the last one all the same."""
 
     def __post_init__(self) -> None:
-        """Refuse to keep none."""
+        """Refuse to keep none, and a best of nothing."""
         if self.keep < 1:
             raise ValueError("keep must be at least 1")
+        if self.load_at_end and not self.monitor:
+            raise ValueError("load_at_end needs a metric to choose by; add monitor")
 
 
 class CheckpointPlugin(Plugin):
@@ -67,7 +72,7 @@ class CheckpointPlugin(Plugin):
     def traits(cls, config: Config) -> Traits:
         """It owns the run's checkpoints."""
         del config
-        return Traits(claims=frozenset({Slot.CHECKPOINTS}))
+        return Traits(claims=frozenset({Slot.CHECKPOINTS}), provides=frozenset({Trait.CHECKPOINTS}))
 
     @hookimpl
     def trainer_arguments(self, plan: Plan) -> Mapping[str, Any]:
@@ -97,7 +102,8 @@ class CheckpointPlugin(Plugin):
     def _arguments(self) -> dict[str, Any]:
         written, best = self.written(), asdict(self.config.best)
         written.pop("best", None)
-        return {**written, "best": best} if best["monitor"] else written
+        load = {"load_best": True} if best.pop("load_at_end") else {}
+        return {**written, "best": best, **load} if best["monitor"] else written
 
     @hookimpl
     def ckpt_path(self, plan: Plan) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import platform
@@ -25,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 def versions() -> dict[str, str]:
     """The versions of what computes."""
+    return dict(_versions())
+
+
+@functools.cache  # reading them takes milliseconds, while training waits
+def _versions() -> dict[str, str]:
     return {
         "lightning": metadata.version("lightning"),
         "python": platform.python_version(),

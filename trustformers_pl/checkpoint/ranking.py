@@ -32,6 +32,10 @@ class Ranking:
         self.best = sorted([*others, (step, value)], key=lambda entry: (sign * entry[1], entry[0]))[: self.keep]
         return (step, value) in self.best
 
+    def value(self, step: int) -> float | None:
+        """The value of a step, if it is one of the best."""
+        return dict(self.best).get(step)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         return {"monitor": self.monitor, "mode": self.mode, "best": [list(entry) for entry in self.best]}

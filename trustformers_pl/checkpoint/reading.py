@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.checkpoint import manifest as manifests
+from trustformers_pl.checkpoint.blocks import BlockHashes, threads_for
 from trustformers_pl.checkpoint.codec import decode
-from trustformers_pl.checkpoint.manifest import STATE, TENSORS, sha256_of
+from trustformers_pl.checkpoint.manifest import STATE, TENSORS, Entry, sha256_of
 from trustformers_pl.checkpoint.tensorfile import unpack
 from trustformers_pl.checkpoint.verification import MEND, check_sha256, check_size, verify_file
 from trustformers_pl.errors import CheckpointError
@@ -16,8 +18,6 @@ from trustformers_pl.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from trustformers_pl.checkpoint.manifest import Entry
 
 
 def read_folder(
@@ -72,11 +72,14 @@ def load(path: str | Path, *, device: torch.device | None = None) -> dict[str, A
 
 def _read_tensors(path: Path, entry: Entry, *, mapped: bool) -> dict[str, Tensor]:
     check_size(path, entry)
-    try:
-        tensors, pieces = unpack(path, mapped=mapped)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; {MEND}") from error
-    check_sha256(path, entry, sha256_of(pieces))
+    # Hashing takes longer than reading, and neither holds the interpreter: blocks are hashed while others are read.
+    with ThreadPoolExecutor(threads_for(entry)) as pool:
+        hashes = BlockHashes(entry.checked_size, pool)
+        try:
+            tensors = unpack(path, hashes.take, mapped=mapped)
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}; {MEND}") from error
+        check_sha256(path, entry, hashes.digests())
     return tensors
 
 
@@ -84,7 +87,7 @@ def _read_tree(path: Path, entry: Entry) -> Any:
     check_size(path, entry)
     try:
         text = path.read_bytes()
-        check_sha256(path, entry, sha256_of([text]))
+        check_sha256(path, Entry(entry.size, entry.sha256), (sha256_of([text]),))
         return json.loads(text)
     except (OSError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path}: unreadable: {error}; {MEND}") from error

@@ -17,7 +17,7 @@ from torch import Tensor
 from trustformers_pl.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 # Those that the reference implementation both writes and reads.
@@ -73,16 +73,17 @@ def pack(tensors: Mapping[str, Tensor]) -> list[memoryview]:
     return [memoryview(len(text).to_bytes(_PREFIX, "little") + text), *pieces]
 
 
-def unpack(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor], list[memoryview]]:
+def unpack(path: Path, take: Callable[[memoryview], object] = bool, *, mapped: bool = False) -> dict[str, Tensor]:
     """Read a safetensors file once, each tensor into memory of its own, or map it.
 
     Args:
         path: The file.
+        take: Called with the pieces of the file in order (the tensors' own memory), each once it is there, so that they
+            can be hashed without reading the file again.
         mapped: Map the file into memory; writing to a tensor then changes a private copy, never the file.
 
     Returns:
-        The tensors by name, on the CPU, with the shapes and dtypes of the header, and the pieces of the file in order
-        (the tensors' own memory), so that they can be hashed without reading the file again.
+        The tensors by name, on the CPU, with the shapes and dtypes of the header.
 
     Raises:
         CheckpointError: The file is not safetensors or has another size than its header says.
@@ -90,25 +91,28 @@ def unpack(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor], list
     """
     with path.open("rb") as file:
         try:
-            return (_map if mapped else _read)(file, os.fstat(file.fileno()).st_size)
+            return (_map if mapped else _read)(file, os.fstat(file.fileno()).st_size, take)
         except (AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: the safetensors header is damaged: {error!r}") from error
 
 
-def _read(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], list[memoryview]]:
+def _read(file: BinaryIO, size: int, take: Callable[[memoryview], object]) -> dict[str, Tensor]:
     head, header = _header(file, size)
-    pieces, tensors = [memoryview(head)], {}
+    take(memoryview(head))
+    tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         tensors[name] = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
-        pieces.append(_bytes(tensors[name]))
-        file.readinto(pieces[-1])  # type: ignore[attr-defined]
-    return {name: tensors[name] for name in header}, pieces
+        content = _bytes(tensors[name])
+        file.readinto(content)  # type: ignore[attr-defined]
+        take(content)
+    return {name: tensors[name] for name in header}
 
 
-def _map(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], list[memoryview]]:
+def _map(file: BinaryIO, size: int, take: Callable[[memoryview], object]) -> dict[str, Tensor]:
     head, header = _header(file, size)
     memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    return {name: _mapped(memory, len(head), entry) for name, entry in header.items()}, [memoryview(memory)]
+    take(memoryview(memory))
+    return {name: _mapped(memory, len(head), entry) for name, entry in header.items()}
 
 
 def _mapped(memory: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trustformers_pl.checkpoint import manifest as manifests
+from trustformers_pl.checkpoint.blocks import digests_of, threads_for
 from trustformers_pl.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ def verify_file(path: Path, entry: Entry) -> None:
     """
     check_size(path, entry)
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        with ThreadPoolExecutor(threads_for(entry)) as pool:
+            found = digests_of(path, entry, pool)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; {MEND}") from error
     check_sha256(path, entry, found)
@@ -84,14 +85,16 @@ def check_size(path: Path, entry: Entry) -> None:
         raise CheckpointError(f"{path}: expected {entry.size} bytes, found {size}; {MEND}")
 
 
-def check_sha256(path: Path, entry: Entry, found: str) -> None:
-    """Compare a file's sha256 with its entry's.
+def check_sha256(path: Path, entry: Entry, found: tuple[str, ...]) -> None:
+    """Compare the sha256 of a file, or those of its blocks, with its entry's.
 
     Raises:
         CheckpointError: They differ.
     """
-    if found != entry.sha256:
-        raise CheckpointError(f"{path}: sha256 differs: expected {entry.sha256}, found {found}; {MEND}")
+    for number, (expected, one) in enumerate(zip(entry.checked, found, strict=True)):
+        if one != expected:
+            where = f" from byte {number * entry.block_size}" if entry.blocks else ""
+            raise CheckpointError(f"{path}: sha256 differs{where}: expected {expected}, found {one}; {MEND}")
 
 
 def _cause(error: CheckpointError, path: Path) -> str:

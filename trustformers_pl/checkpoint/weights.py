@@ -91,9 +91,9 @@ def weights_of(path: str | Path) -> dict[str, Tensor]:
     place = _place(str(path))
     try:
         if place.is_file():
-            return unpack(place, mapped=True)[0] if place.suffix == SAFETENSORS else _state_dict(load(place), path)
+            return unpack(place, mapped=True) if place.suffix == SAFETENSORS else _state_dict(load(place), path)
         if place.is_dir() and not (place / NAME).exists() and (found := sorted(place.glob("*" + SAFETENSORS))):
-            return {name: tensor for file in found for name, tensor in unpack(file, mapped=True)[0].items()}
+            return {name: tensor for file in found for name, tensor in unpack(file, mapped=True).items()}
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     return _state_dict(load(place), path)

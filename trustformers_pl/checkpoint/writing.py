@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.checkpoint import manifest as manifests
 from trustformers_pl.checkpoint.atomic import fsync_folder, make_folder, publish
+from trustformers_pl.checkpoint.blocks import SIZE, BlockHashes
 from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.manifest import STATE, TENSORS, Entry, Manifest, sha256_of
 from trustformers_pl.checkpoint.tensorfile import pack
@@ -20,6 +22,7 @@ from trustformers_pl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
 
     from torch import Tensor
 
@@ -91,13 +94,26 @@ def _fill(temporary: Path, files: Mapping[str, Pieces], metadata: Mapping[str, A
 
 def _write(path: Path, pieces: Pieces) -> Entry:
     # Hashing costs about as much as writing and neither holds the interpreter: they run at the same time.
+    # By one thread, though the blocks are hashed once more: training wants the other processors.
     with ThreadPoolExecutor(1) as pool, path.open("xb") as file:
         sha256 = pool.submit(sha256_of, pieces)
+        blocks = _blocks(pieces, pool)
         for piece in pieces:
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-        return Entry(file.tell(), sha256.result())
+        entry = Entry(file.tell(), sha256.result())
+        return entry if blocks is None else replace(entry, block_size=SIZE, blocks=blocks.digests())
+
+
+def _blocks(pieces: Pieces, pool: Executor) -> BlockHashes | None:
+    """Of a large file each block has its own hash as well: whoever loads it checks them side by side."""
+    if sum(memoryview(piece).nbytes for piece in pieces) <= SIZE:
+        return None
+    blocks = BlockHashes(SIZE, pool)
+    for piece in pieces:
+        blocks.take(piece)
+    return blocks
 
 
 def _why(path: Path, files: Mapping[str, Pieces], error: OSError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
 
@@ -13,7 +14,7 @@ class NoticeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        _say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def show_notices() -> None:
@@ -27,4 +28,9 @@ def show_notices() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     del category, place, more
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    _say(f"warning: {' '.join(str(message).split())}")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # a log on a full disk, a terminal that is gone: no reason to end a run
+        print(line, file=sys.stderr)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trustformers_pl.data.module import resumable_datamodule
     from trustformers_pl.data.order import counter_seed, epoch_order
     from trustformers_pl.data.phases import DataPhases
+    from trustformers_pl.data.streamed import StreamedLoader
     from trustformers_pl.data.text import ByteText
     from trustformers_pl.data.text_data import TextData
     from trustformers_pl.data.tokenizer import ByteTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
@@ -23,6 +24,7 @@ __all__ = [
     "DataPhases",
     "LabelledText",
     "ResumableLoader",
+    "StreamedLoader",
     "SubwordTokenizer",
     "TextData",
     "Tokenizer",
@@ -42,6 +44,7 @@ __getattr__, __dir__ = exports(
         "DataPhases": "phases",
         "LabelledText": "labelled_text",
         "ResumableLoader": "loader",
+        "StreamedLoader": "streamed",
         "SubwordTokenizer": "tokenizer",
         "TextData": "text_data",
         "Tokenizer": "tokenizer",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.utils.data import Sampler
-
-from trustformers_pl.data.order import epoch_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -14,6 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trustformers_pl.data.phases import DataPhases
+
+    class Order(Protocol):
+        """Gives the indices that an epoch visits."""
+
+        def __call__(self, *, seed: int, epoch: int) -> Tensor: ...  # noqa: D102
 
 
 AT_A_TIME = 64  # slices
@@ -59,10 +62,11 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
     any number of ranks. Where a feature owns ORDER or BATCH, the number of batches is known only by making them.
 
     Args:
-        length: Number of samples.
+        length: Number of samples of the dataset.
         batch_size: Samples in a rank's batch; None makes each index, not in a list, a batch.
+        order: `(seed=, epoch=) -> (M,)`: the indices that an epoch visits, before the phase ORDER.
+        visited: M, where it is the same for all epochs; None where only `order` knows.
         seed: The run's seed.
-        shuffle: Whether each epoch is permuted.
         drop_last: Whether an incomplete last global batch is left out; the owner of BATCH decides itself.
         phases: What features change.
         ranks: Gives (rank, ranks); asked when it matters.
@@ -76,15 +80,16 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
         self,
         length: int,
         batch_size: int | None,
+        order: Order,
         *,
+        visited: int | None,
         seed: int,
-        shuffle: bool,
         drop_last: bool,
         phases: DataPhases,
         ranks: Callable[[], tuple[int, int]],
     ) -> None:
-        self.length, self.batch_size = length, batch_size
-        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.length, self.batch_size, self.visited = length, batch_size, visited
+        self.order, self.seed, self.drop_last = order, seed, drop_last
         self.phases, self.ranks = phases, ranks
         self.epoch = self.start = 0
         self._made: tuple[tuple[int, int], Slices | list[Tensor]] | None = None
@@ -92,13 +97,13 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
     @property
     def count_varies(self) -> bool:
         """Whether epochs may differ in their number of batches."""
-        return bool(self.phases.order or self.phases.batch)
+        return bool(self.visited is None or self.phases.order or self.phases.batch)
 
     def count(self, epoch: int) -> int:
         """Number of batches in an epoch, the same on every rank."""
-        if self.count_varies:
+        if self.visited is None or self.count_varies:
             return len(self._global_batches(epoch))
-        return slice_count(self.length, self._global_size(), drop_last=self.drop_last)
+        return slice_count(self.visited, self._global_size(), drop_last=self.drop_last)
 
     def samples_in(self, epoch: int, batch: int) -> int:
         """Samples in a global batch of an epoch."""
@@ -128,8 +133,7 @@ class SeekableBatches(Sampler[tuple[int, Any]]):
         return self._made[1]
 
     def _make(self, epoch: int, size: int) -> Slices | list[Tensor]:
-        order = epoch_order(self.length, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
-        order = self.phases.ordered(order, epoch, self.seed)
+        order = self.phases.ordered(self.order(seed=self.seed, epoch=epoch), epoch, self.seed, self.length)
         if self.phases.batch is None:
             return Slices(order, size, drop_last=self.drop_last)
         return self.phases.batched(order, size, epoch, self.seed, self.length)

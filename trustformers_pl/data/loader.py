@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from trustformers_pl.data.batches import SeekableBatches
 from trustformers_pl.data.deaths import whole_batches
-from trustformers_pl.data.eligible import decides_batches, why_not_resumable
-from trustformers_pl.data.order import counter_seed
+from trustformers_pl.data.eligible import decides_batches, is_usual, why_not_resumable
+from trustformers_pl.data.order import counter_seed, epoch_order
 from trustformers_pl.data.phases import DataPhases
+from trustformers_pl.data.position import Positioned
 from trustformers_pl.data.ranks import contiguous_share, process_ranks
+from trustformers_pl.data.recalled import recalled
 from trustformers_pl.data.seeded import SeededBatches
+from trustformers_pl.data.streamed import StreamedLoader
+from trustformers_pl.data.taken_over import as_fetched, worker_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trustformers_pl.data.batches import Order
+
     Ranks = Callable[[], tuple[int, int]]
 
-# What a DataLoader keeps under its argument's name, and that says how samples are loaded rather than which.
-_TAKEN_OVER = (
-    "num_workers",
-    "pin_memory",
-    "pin_memory_device",
-    "timeout",
-    "worker_init_fn",
-    "multiprocessing_context",
-    "prefetch_factor",
-    "persistent_workers",
-)
 
-
-class ResumableLoader:
+class ResumableLoader(Positioned):
     """A map-style `DataLoader` made over so that its batches are a pure function of (seed, epoch, batch).
 
-    Not a `DataLoader`, so that Lightning neither replaces its sampler nor rebuilds it. Every iteration starts at batch
-    0 of epoch 0 unless `seek` was called before it. Nothing depends on the number of workers, nor on the global
-    generators, which iterating leaves as they were (see `SeededBatches`, also for what is seeded when).
+    Every iteration starts at batch 0 of epoch 0 unless `seek` was called before it. Nothing depends on the number of
+    workers, nor on the global generators, which iterating leaves as they were (see `SeededBatches`, also for what is
+    seeded when). A sampler of its own, which `why_not_resumable` takes, is asked for each epoch's order as `recalled`
+    says.
 
     On several data ranks each reads its share of every global batch, of `batch_size` x ranks samples. Which samples
     make a global batch, and their order, does not depend on the number of ranks that share it.
@@ -64,6 +60,8 @@ class ResumableLoader:
         ranks: Ranks = process_ranks,
     ) -> None:
         reason = "it can seek already" if hasattr(loader, "seek") else why_not_resumable(loader)
+        if reason is None and isinstance(loader.dataset, IterableDataset):
+            reason = "its dataset has no index; take StreamedLoader"
         if reason is not None:
             raise ValueError(reason)
         # A hand-made BatchSampler leaves the loader's own batch_size, sampler and drop_last at their defaults.
@@ -73,15 +71,19 @@ class ResumableLoader:
         self.dataset = self._phases.sourced(loader.dataset, seed)
         self.batch_size: int | None = batches.batch_size
         self._seed = seed
-        self.batch_sampler = None
-        self._epoch = 0
-        self._position: tuple[int, int] | None = None
         self._generator = torch.Generator()
+        sampler, usual = batches.sampler, is_usual(batches.sampler)
+        length = len(sampler) if usual and not self._phases.source else len(self.dataset)
+        order: Order = partial(epoch_order, length, shuffle=isinstance(sampler, RandomSampler))
+        if not usual:
+            self._phases.refuse_source(type(sampler).__name__)
+            order = partial(recalled, sampler)
         self._batches = SeekableBatches(
-            len(self.dataset) if self._phases.source else len(batches.sampler),
+            length,
             self.batch_size,
+            order,
+            visited=length if usual else None,
             seed=seed,
-            shuffle=isinstance(batches.sampler, RandomSampler),
             drop_last=batches.drop_last,
             phases=self._phases,
             ranks=ranks,
@@ -93,9 +95,9 @@ class ResumableLoader:
             SeededBatches(self.dataset, loader.collate_fn, seed=self._seed),
             batch_size=None,
             sampler=self._batches,
-            collate_fn=_as_fetched,
+            collate_fn=as_fetched,
             generator=self._generator,
-            **{name: getattr(loader, name) for name in _TAKEN_OVER},
+            **worker_settings(loader),
         )
 
     @property
@@ -130,23 +132,13 @@ class ResumableLoader:
             raise ValueError(f"no batch {batch} of epoch {epoch}: batches go from 0 to {count}, epochs from 0")
         self._position = (epoch, batch)
 
-    @property
-    def sampler(self) -> ResumableLoader:
-        """Itself: Lightning tells a loader's sampler the epoch, through `set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Let iterations be of this epoch from now on, unless `seek` says otherwise for the next one."""
-        self._epoch = epoch
-
     def __iter__(self) -> Iterator[Any]:
         """Iterate once; the position and the ranks are read, and workers are started, at the first `next`.
 
         Raises:
             FetchError: A sample or its collation raised, or a worker died.
         """
-        epoch, start = self._position or (self._epoch, 0)
-        self._position = None
+        epoch, start = self._begin()
         self._batches.epoch, self._batches.start = epoch, start
         self._generator.manual_seed(counter_seed(self._seed, "workers", epoch))
         rank, _ = self._batches.ranks()
@@ -155,11 +147,12 @@ class ResumableLoader:
 
 
 def resumable(loader: Any, *, seed: int, phases: DataPhases | None = None, ranks: Ranks = process_ranks) -> Any:
-    """Make `loader` a `ResumableLoader`; return it as it is if it can seek, or if `why_not_resumable` has a reason."""
+    """A `ResumableLoader` made of `loader`, or a `StreamedLoader` where its dataset is an `IterableDataset`.
+
+    Returns:
+        `loader` as it is, if it can seek or `why_not_resumable` has a reason.
+    """
     if hasattr(loader, "seek") or why_not_resumable(loader) is not None:
         return loader
-    return ResumableLoader(loader, seed=seed, phases=phases, ranks=ranks)
-
-
-def _as_fetched(batch: Any) -> Any:
-    return batch
+    made = StreamedLoader if isinstance(loader.dataset, IterableDataset) else ResumableLoader
+    return made(loader, seed=seed, phases=phases, ranks=ranks)

@@ -15,6 +15,7 @@ from trustformers_pl.data.eligible import why_not_resumable
 from trustformers_pl.data.loader import resumable
 from trustformers_pl.data.phases import DataPhases
 from trustformers_pl.data.ranks import data_ranks
+from trustformers_pl.data.streamed import StreamedLoader
 from trustformers_pl.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class ResumableData:
         _refuse_empty(made, stage, ranks()[1])
         if reason is not None:
             _warn(reason, stage, ranks()[1])
+        elif isinstance(made, StreamedLoader) and ranks()[1] > 1:
+            kind = type(made.dataset).__name__
+            logger.warning(
+                "each of %d ranks reads what %s gives it; share the %s data out there", ranks()[1], kind, stage
+            )
         return made
 
     def _shared_out(self, loaders: Any, stage: str) -> Any:

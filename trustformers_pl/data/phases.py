@@ -69,6 +69,34 @@ class DataPhases:
         if self.batch is not None and batch_size is None:
             raise DataError(f"data: {_name(self.batch)} makes batches, and the DataLoader none; give it a batch_size")
 
+    def refuse_source(self, sampler: str) -> None:
+        """Refuse features that change the dataset under a sampler that has indices of it.
+
+        Args:
+            sampler: Its name.
+
+        Raises:
+            DataError: There are some.
+        """
+        if self.source:
+            names = ", ".join(map(_name, self.source))
+            cause = f"the sampler {sampler} has indices of it as it was"
+            raise DataError(f"data: {names}: cannot change the dataset: {cause}; give shuffle=True instead")
+
+    def refuse_on_a_stream(self, stream: str) -> None:
+        """Refuse features that need indices.
+
+        Args:
+            stream: The dataset's name.
+
+        Raises:
+            DataError: There are some.
+        """
+        if functions := (*self.source, *self.order, *((self.batch,) if self.batch else ())):
+            names = ", ".join(map(_name, functions))
+            cause = f"{stream} is an IterableDataset, and its samples have no index"
+            raise DataError(f"data: {names}: cannot work on the training loader: {cause}; give a map-style dataset")
+
     def sourced(self, dataset: Any, seed: int) -> Any:
         """The dataset after SOURCE.
 
@@ -85,13 +113,12 @@ class DataPhases:
                 )
         return dataset
 
-    def ordered(self, indices: Tensor, epoch: int, seed: int) -> Tensor:
-        """The epoch's indices after ORDER: (N,) int64 to (M,) int64.
+    def ordered(self, indices: Tensor, epoch: int, seed: int, length: int) -> Tensor:
+        """The epoch's indices, of a dataset of this length, after ORDER: (N,) int64 to (M,) int64.
 
         Raises:
             DataError: A function gives something else than indices of the dataset.
         """
-        length = len(indices)
         for number, function in enumerate(self.order):
             with seeded(seed, "order", number, epoch):
                 indices = _checked(function(indices, epoch, seed), length, function)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from trustformers_pl import state
+from trustformers_pl.checkpoint import manifest as manifests
+from trustformers_pl.checkpoint.codec import encode
+from trustformers_pl.checkpoint.finiteness import first_not_finite
 from trustformers_pl.checkpoint.series import steps
 from trustformers_pl.checkpoint.verification import verify
 from trustformers_pl.errors import CheckpointError
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def newest_finite(trainer: Trainer, saver: Checkpoint) -> tuple[str, Mapping[str, Any]] | None:
-    """The newest whole checkpoint whose weights are finite, and its content; None where there is none. Collective.
+    """The newest whole and finite checkpoint, and its content; None where there is none. Collective.
 
     Rank 0 decides which one it is; all ranks read it.
     """
@@ -41,10 +44,17 @@ def newest_finite(trainer: Trainer, saver: Checkpoint) -> tuple[str, Mapping[str
 def _is_sound(trainer: Trainer, path: Path) -> bool:
     try:
         verify(path)
-        weights = trainer.strategy.load_checkpoint(path)["state_dict"]
+        bad = manifests.read(path).not_finite
+        return not _bad(trainer, path) if bad is None else not bad
     except CheckpointError:
         return False
-    return are_finite(value for value in weights.values() if isinstance(value, Tensor))
+
+
+def _bad(trainer: Trainer, path: Path) -> str | None:
+    """As the manifest of a checkpoint tells since there is such a note."""
+    stored = trainer.strategy.load_checkpoint(path)
+    _, tensors = encode({name: stored[name] for name in ("state_dict", "optimizer_states")})
+    return first_not_finite(tensors, [name for name, _ in trainer.lightning_module.named_buffers()])
 
 
 def are_finite(tensors: Iterable[Tensor]) -> bool:

@@ -15,15 +15,15 @@ FLOOR = 0.01
 
 
 def limit(values: Sequence[float], factor: float) -> float:
-    r"""Median + factor · max(1.4826 · MAD, 0.01 · median): above it lies a spike.
+    r"""Median + factor · max(1.4826 · MAD, 0.01 · abs(median)): above it lies a spike.
 
     Median and median absolute deviation have a breakdown point of one half, so that spikes in the window do not hide
     the next one (Leys et al. 2013, "Detecting outliers: Do not use standard deviation around the mean").
 
     Args:
-        values: Of the window, positive, at least one.
+        values: Of the window, at least one.
         factor: In standard deviations of a normal distribution.
     """
     median = statistics.median(values)
     deviation = statistics.median(abs(value - median) for value in values)
-    return median + factor * max(NORMAL * deviation, FLOOR * median)
+    return median + factor * max(NORMAL * deviation, FLOOR * abs(median))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.checkpoint.callback import Checkpoint
+from trustformers_pl.checkpoint.keeping import remove_abandoned
 from trustformers_pl.errors import NonFiniteError, RefusedError
 from trustformers_pl.faults.going_back import are_finite, go_back, newest_finite
 from trustformers_pl.loop import exact_loop
@@ -80,6 +81,8 @@ class Rollbacks:
         if found is not None:
             path, checkpoint = found
             go_back(trainer, checkpoint)  # our own state, too, which alone must not
+            if trainer.is_global_zero:
+                remove_abandoned(saver.folder_of(trainer), trainer.global_step)
             how = f"gone back to {Path(path).name}"
         elif are_finite(trainer.lightning_module.parameters()):
             how = "no checkpoint is there yet, the step is left out"

@@ -52,6 +52,7 @@ class SignalSaves(Callback):
         self.every_n_steps = every_n_steps
         self.received = 0
         self._process = 0
+        self._several = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -66,6 +67,7 @@ class SignalSaves(Callback):
         _checkpoint(trainer)
         exact_loop(trainer)
         self.received = 0
+        self._several = trainer.world_size > 1
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +108,7 @@ class SignalSaves(Callback):
             Stopped: It did.
         """
         del pl_module
-        received = self._agreed(trainer) if trainer.world_size > 1 else self.received
+        received = self._agreed(trainer) if self._several else self.received
         if not received:
             return
         loop = trainer.fit_loop.epoch_loop

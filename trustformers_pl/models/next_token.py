@@ -63,7 +63,7 @@ class NextTokenLoss(DecomposedLoss):
         """
         labels = self.labels(batch)
         logits = outputs.flatten(0, 1).to(torch.promote_types(outputs.dtype, torch.float32))
-        count = (labels != IGNORED).sum()
+        count = torch.count_nonzero(labels != IGNORED)
         if sample_weights is None:
             return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum"), count
         losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="none")
@@ -71,7 +71,7 @@ class NextTokenLoss(DecomposedLoss):
 
     def loss_count(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The number of labels that are not -100: what `loss` counts, known before the forward pass."""
-        return (self.labels(batch) != IGNORED).sum()
+        return torch.count_nonzero(self.labels(batch) != IGNORED)
 
     def labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The batch's `labels` (B, T)."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trustformers_pl.faults.saving import needs_checkpoints, saves
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
+from trustformers_pl.traits import Trait, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,10 +47,10 @@ class FinitePlugin(Plugin):
 
     config: Config
 
-    @hookimpl
-    def check(self, plan: Plan) -> list[str]:
+    @classmethod
+    def traits(cls, config: Config) -> Traits:
         """Going back needs something to go back to."""
-        return [needs_checkpoints(self.name)] if self.config.policy == "roll_back" and not saves(plan) else []
+        return Traits(requires=frozenset({Trait.CHECKPOINTS} if config.policy == "roll_back" else ()))
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:

@@ -20,5 +20,6 @@ def redirect_handlers(old: Any, new: Any) -> None:
         return
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     for handler in (handler for one in loggers for handler in getattr(one, "handlers", ())):
-        if isinstance(handler, logging.StreamHandler) and handler.stream is old:
+        # One that has no stream of its own, as `logging.lastResort`, asks for standard error each time.
+        if isinstance(handler, logging.StreamHandler) and vars(handler).get("stream") is old:
             handler.setStream(new)

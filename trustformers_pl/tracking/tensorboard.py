@@ -87,12 +87,12 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         """Let TensorBoard forget what a killed run logged after the checkpoint from which it resumes.
 
         Args:
-            step: `trainer.global_step` of the checkpoint: rows of this step number and later are logged again.
+            step: `trainer.global_step` of the checkpoint: rows of this step number and later are logged again. 0 where
+                the run begins anew: there is something to forget only where an earlier attempt has left a file.
         """
-        if step:
-            self.experiment._get_file_writer().add_event(
-                Event(step=step, session_log=SessionLog(status=SessionLog.START))
-            )
+        writer = self.experiment._get_file_writer()
+        if step or len(list(Path(self.log_dir).glob("events.out.tfevents.*"))) > 1:
+            writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
     @override
     @rank_zero_only
