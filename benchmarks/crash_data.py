@@ -1,70 +1,119 @@
-"""Text with random augmentation whose process may kill itself at a chosen place; for `crash_trials.py`.
+"""Model and data of `crash_trials.py`: they write down each sample that is trained on, and die where they are told to.
 
-`CRASH_AT=validation:3` in the environment kills at the third such place: `validation` (amid one), `epoch` (at the last
-batch of an epoch) or `accumulation` (between two micro-batches of one step).
+`CRASH_AT=validation:3:0` in the environment kills rank 0 with SIGKILL at the third `validation`. The places:
+
+    resumed       the start of a batch that is trained on, counted from this process's first one
+    accumulation  such a start between two micro-batches of one step
+    epoch         the start of an epoch's last batch, and the end of an epoch
+    validation    the start of a batch of a validation
+    rename        a checkpoint whose files are all written, but which does not have its name yet
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import sys
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from trustformers_pl.data import ByteText
+from trustformers_pl.models import GPT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PLACES, TRAINED = "places.json", "trained-{rank}.jsonl"
 
-class Noisy(Dataset[Any]):
-    """Replaces bytes of samples at random, drawn from torch's and Python's generators."""
 
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
+class Numbered(Dataset[Any]):
+    """Adds to each sample its number, and noise: bytes replaced at random, by torch's and Python's generators.
+
+    Args:
+        samples: Mappings with `input_ids`.
+        noise: Share of the bytes that are replaced.
+    """
+
+    def __init__(self, samples: Any, noise: float) -> None:
+        self.samples, self.noise = samples, noise
+        self.deterministic = noise == 0
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         sample = {name: value.clone() for name, value in self.samples[index].items()}
-        inputs = next(iter(sample.values()))
-        inputs[torch.rand(inputs.shape) < 0.05] = random.randrange(256)
-        return sample
+        inputs = sample["input_ids"]
+        if self.noise:
+            inputs[torch.rand(inputs.shape) < self.noise] = random.randrange(256)
+        return {**sample, "number": torch.tensor(index)}
 
 
-class NoisyText(ByteText):
-    """`ByteText` with noise in training, and the kill."""
+class NumberedText(ByteText):
+    """`ByteText` whose training samples are numbered, and may be noisy; the last batch of an epoch is incomplete."""
 
-    places = 0
+    def __init__(self, *, noise: float = 0.0, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.noise = noise
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, with noise."""
-        loader = super().train_dataloader()
-        workers = self.num_workers
-        return DataLoader(Noisy(loader.dataset), self.batch_size, shuffle=True, drop_last=True, num_workers=workers)
+        """Shuffled."""
+        samples = Numbered(super().train_dataloader().dataset, self.noise)
+        return DataLoader(samples, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Kill the process if this is the place."""
-        del dataloader_idx
-        place, _, number = os.environ.get("CRASH_AT", "").partition(":")
-        if place and self._is(place):
-            self.places += 1
-            if self.places == int(number):
-                os.kill(os.getpid(), signal.SIGKILL)
-        return batch
 
-    def _is(self, place: str) -> bool:
-        trainer = self.trainer
-        assert trainer is not None
-        if place == "validation":
-            return trainer.validating or trainer.state.stage == "validate"
-        if not trainer.training:
-            return False
-        batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if place == "epoch":
-            return batch == trainer.num_training_batches
-        return trainer.accumulate_grad_batches > 1 and batch % trainer.accumulate_grad_batches == 2
+class WatchedGPT(GPT):
+    """`GPT` that keeps `trained-<rank>.jsonl` and `places.json` in the run folder."""
+
+    def on_train_start(self) -> None:
+        """Say from which step this process goes on, and of how many samples."""
+        self.visits: Counter[str] = Counter()
+        place, number, rank = (os.environ.get("CRASH_AT") or "nowhere:0:0").split(":")
+        self.fatal = (place, int(number)) if int(rank) == self.global_rank else ("nowhere", 0)
+        path = Path(self.trainer.default_root_dir, TRAINED.format(rank=self.global_rank))
+        self.trained = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        loader: Any = self.trainer.train_dataloader
+        self._write("start", self.global_step, len(loader.dataset))
+        sys.addaudithook(self._audit)  # of the writer's thread, too
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Write the batch down; it may be a place."""
+        self._write(self.global_step, self.current_epoch, batch_idx, batch["number"].tolist())
+        self._visit("resumed")
+        if batch_idx % self.trainer.accumulate_grad_batches:
+            self._visit("accumulation")
+        if batch_idx == self.trainer.num_training_batches - 1:
+            self._visit("epoch")
+
+    def on_train_epoch_end(self) -> None:
+        """A place."""
+        self._visit("epoch")
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """A place."""
+        del batch, batch_idx, dataloader_idx
+        if not self.trainer.sanity_checking:
+            self._visit("validation")
+
+    def on_train_end(self) -> None:
+        """Tell how many places there were."""
+        if self.global_rank == 0:
+            Path(self.trainer.default_root_dir, PLACES).write_text(json.dumps(self.visits), encoding="utf-8")
+
+    def _write(self, *row: Any) -> None:
+        os.write(self.trained, json.dumps(row).encode() + b"\n")
+
+    def _visit(self, place: str) -> None:
+        self.visits[place] += 1
+        if (place, self.visits[place]) == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.rename" and ".tmp-" in os.fsdecode(arguments[0]) and self.global_rank == 0:
+            self._visit("rename")

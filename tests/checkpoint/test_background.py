@@ -375,7 +375,6 @@ class Wide(tiny.Data):
         return DataLoader(tiny.samples(8, 300), 4)
 
 
-@pytest.mark.slow
 def test_a_thousand_random_damages_of_a_run_are_all_found(write: Write) -> None:
     """Truncations and single flipped bits anywhere in a checkpoint of a run; `newest` falls back to the one before."""
     assemble(write(EVERY_TEN)).fit()

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_text import TinyLM, TinyText
 
+from trustformers_pl.checkpoint import Checkpoint, resume_path
 from trustformers_pl.errors import RefusedError, TrustformersError
 from trustformers_pl.tracking import Progress, Samples
 from trustformers_pl.tracking.excerpt import COLUMNS, LINES, excerpt
@@ -15,7 +17,7 @@ from trustformers_pl.tracking.excerpt import COLUMNS, LINES, excerpt
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lightning.pytorch import LightningModule
+    from lightning.pytorch import LightningModule, Trainer
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
@@ -78,6 +80,38 @@ def test_a_resumed_run_writes_the_file_of_an_uninterrupted_one(make_trainer: Any
         file.write('{"step": 10, "prom')
     fit(tmp_path / "cut", 16, resume=str(tmp_path / "cut/step=6.ckpt"))
     assert [one["step"] for one in samples(tmp_path / "whole")] == [4, 8, 12, 16]
+    assert (tmp_path / "cut/samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
+
+
+def test_a_validation_amid_an_accumulation_is_sampled_once(make_trainer: Any, tmp_path: Path) -> None:
+    """It says the step of the checkpoint before it, which the run resumes from; the kill comes two batches later."""
+
+    class Fails(Callback):
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            if trainer.fit_loop.epoch_loop.total_batch_idx == 11:
+                raise KeyError
+
+    def fit(folder: Path, *also: Callback) -> None:
+        callbacks = [*also, Samples(max_new_tokens=20), Checkpoint(every_n_steps=2)]
+        trainer = make_trainer(
+            callbacks=callbacks,
+            default_root_dir=folder,
+            enable_checkpointing=True,
+            accumulate_grad_batches=4,
+            max_steps=6,
+            val_check_interval=10,
+            check_val_every_n_epoch=None,
+        )
+        trainer.fit(TinyLM(), datamodule=TinyText(batches=24), ckpt_path=resume_path(folder / "checkpoints"))
+
+    fit(tmp_path / "whole")
+    with pytest.raises(KeyError):
+        fit(tmp_path / "cut", Fails())
+    assert [one["step"] for one in samples(tmp_path / "cut")] == [2]
+    fit(tmp_path / "cut")
+    assert [one["step"] for one in samples(tmp_path / "whole")] == [2, 5]
     assert (tmp_path / "cut/samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
 
 

@@ -215,7 +215,12 @@ class Checkpoint(callbacks.Checkpoint):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the best weights into the module, where that is asked for."""
+        """Put the best weights into the module, where that is asked for.
+
+        Before, remove what a run that was killed just after its last checkpoint came to remove no more.
+        """
+        if trainer.is_global_zero:
+            self._after(self.folder_of(trainer), trainer.global_step)()
         path = self.evaluated_path(trainer)
         if path is not None:
             checkpoint = trainer.strategy.load_checkpoint(path)

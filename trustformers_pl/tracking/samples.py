@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.tracking.excerpt import excerpt, sample_generator
-from trustformers_pl.tracking.rows import append, keep_lines
+from trustformers_pl.tracking.rows import append, keep_lines, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +59,7 @@ class Samples(Callback):
         self._every_n_validations = every_n_validations
         self._path = None if folder is None else Path(folder) / "samples.jsonl"
         self._validations = 0
+        self._lines = sys.maxsize  # of the file that are known to this run; all, before it has counted them
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -99,6 +102,7 @@ class Samples(Callback):
         ids = pl_module.generate(input_ids, **self._sampling, generator=generator)  # type: ignore[operator]
         text = data.decode(ids[0, len(prompt_ids) :].tolist())
         append(self._file, json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
+        self._lines += 1
         bar = trainer.progress_bar_callback
         show = print if bar is None else bar.print
         show(f"step {step}  sample\n{excerpt(prompt, text)}" if index == 0 else excerpt(prompt, text))
@@ -109,24 +113,34 @@ class Samples(Callback):
             raise RefusedError("samples: no folder yet; name one, or call this after the trainer's setup")
         return self._path
 
+    @rank_zero_only
     def truncate_after(self, step: int) -> None:
         """Forget the samples taken after a checkpoint; the rewrite is atomic.
 
         Args:
             step: `trainer.global_step` of the checkpoint: optimizer steps completed when it was saved. The samples of
-                the validation due at that step stay.
+                the validation due at that step stay. Those of one amid the accumulation that follows say the same
+                step: they go, being more lines than the checkpoint knows of.
 
         Raises:
             TrustformersError: The file cannot be written.
         """
-        keep_lines(self._file, lambda line: bool(json.loads(line)["step"] <= step))
+        lines = itertools.count()
+
+        def known(line: str) -> bool:
+            index, of = next(lines), int(json.loads(line)["step"])
+            return of < step or (of == step and index < self._lines)
+
+        keep_lines(self._file, known)
+        self._lines = len(whole_lines(self._file))
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """How many validations there were, for `every_n_validations`."""
-        return {"validations": self._validations}
+        """How many validations there were, for `every_n_validations`, and how many lines."""
+        return {"validations": self._validations, "lines": self._lines}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self._validations = state_dict["validations"]
+        self._lines = state_dict.get("lines", sys.maxsize)

@@ -1,0 +1,50 @@
+"""The kinds of runs that `crash_trials.py` kills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MOMENTS = ("moment", "saving", "rename", "epoch", "validation")
+ACCUMULATES = ("--accumulate={batches: 4}", "--checkpoint.every_n_steps=3", "--trainer.max_steps=30")
+NOISE, WORKERS = "--data.init_args.noise=0.05", "--data.init_args.num_workers=2"
+FP16 = "--precision={dtype: fp16, opt_level: O2, initial_scale: 1048576, growth_interval: 20}"
+EMA = "--ema={decay: 0.9}"
+BEST = ("--checkpoint.best={monitor: val_loss, keep: 2}", "--checkpoint.keep_last=1")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of run.
+
+    Attributes:
+        overrides: Of `crash_job.yaml`, which has dropout, clipping and a cosine schedule in all of them.
+        ranks: Gloo ranks.
+        places: Where its processes are killed first.
+        environment: Variables.
+    """
+
+    overrides: tuple[str, ...] = ()
+    ranks: int = 1
+    places: tuple[str, ...] = MOMENTS
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+CASES = {
+    "plain": Case(),
+    "accumulate": Case(ACCUMULATES, places=(*MOMENTS, "accumulation")),
+    "workers": Case((NOISE, WORKERS)),
+    "noise": Case((NOISE,)),
+    "fp16-O1": Case((FP16.replace("O2", "O1"),)),
+    "fp16-O2": Case((FP16,)),
+    "ema": Case((EMA,)),
+    "best": Case(BEST),
+    "waits": Case(("--checkpoint.background=false",)),
+    "stock-loop": Case((NOISE,), environment={"TFPL_LOOP": "stock"}),
+    "together": Case((*ACCUMULATES, NOISE, WORKERS, FP16, EMA, *BEST), places=(*MOMENTS, "accumulation")),
+    "ranks2": Case(("--ddp={}", NOISE, "--trainer.max_steps=50"), ranks=2),
+    "ranks4": Case(("--ddp={}", NOISE, "--trainer.max_steps=30", "--checkpoint.every_n_steps=4"), ranks=4),
+}
