@@ -38,6 +38,7 @@ CASES = {
     "accumulate": Case(ACCUMULATES, places=(*MOMENTS, "accumulation")),
     "workers": Case((NOISE, WORKERS)),
     "noise": Case((NOISE,)),
+    "stream": Case((NOISE, WORKERS, "--data.init_args.stream=true")),
     "fp16-O1": Case((FP16.replace("O2", "O1"),)),
     "fp16-O2": Case((FP16,)),
     "ema": Case((EMA,)),

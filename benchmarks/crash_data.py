@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from trustformers_pl.data import ByteText
 from trustformers_pl.models import GPT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 PLACES, TRAINED = "places.json", "trained-{rank}.jsonl"
@@ -55,16 +57,31 @@ class Numbered(Dataset[Any]):
         return {**sample, "number": torch.tensor(index)}
 
 
+class Stream(IterableDataset[Any]):
+    """Samples one after another, without a length or an index; several workers share them."""
+
+    def __init__(self, samples: Numbered) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        info = get_worker_info()
+        first, step = (info.id, info.num_workers) if info else (0, 1)
+        for index in range(first, len(self.samples), step):
+            yield self.samples[index]
+
+
 class NumberedText(ByteText):
     """`ByteText` whose training samples are numbered, and may be noisy; the last batch of an epoch is incomplete."""
 
-    def __init__(self, *, noise: float = 0.0, **arguments: Any) -> None:
+    def __init__(self, *, noise: float = 0.0, stream: bool = False, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.noise = noise
+        self.noise, self.stream = noise, stream
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled."""
+        """Shuffled, or as a stream."""
         samples = Numbered(super().train_dataloader().dataset, self.noise)
+        if self.stream:
+            return DataLoader(Stream(samples), self.batch_size, num_workers=self.num_workers)
         return DataLoader(samples, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
 
@@ -78,8 +95,8 @@ class WatchedGPT(GPT):
         self.fatal = (place, int(number)) if int(rank) == self.global_rank else ("nowhere", 0)
         path = Path(self.trainer.default_root_dir, TRAINED.format(rank=self.global_rank))
         self.trained = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        loader: Any = self.trainer.train_dataloader
-        self._write("start", self.global_step, len(loader.dataset))
+        dataset: Any = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
+        self._write("start", self.global_step, len(dataset.samples))
         sys.addaudithook(self._audit)  # of the writer's thread, too
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
