@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trustformers_pl import state
 from trustformers_pl.agreement import Statement, compare
@@ -10,6 +10,7 @@ from trustformers_pl.count_ahead import CountAhead, count_ahead
 from trustformers_pl.epoch_length import measure
 from trustformers_pl.lean_loop import LeanLoop
 from trustformers_pl.logged_results import LoggedResults
+from trustformers_pl.open_window import OpenWindow
 from trustformers_pl.randomness import Randomness
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class EpochLoop(LeanLoop):
         return last_epoch and self._num_ready_batches_reached()
 
     def _own_parts(self) -> dict[str, state.Stateful]:
-        return {"random": Randomness(), "logged": LoggedResults(self.trainer)}
+        own = {"random": Randomness(), "logged": LoggedResults(self.trainer), "window": OpenWindow(self.trainer)}
+        return cast("dict[str, state.Stateful]", own)
 
     def _seek(self, data_fetcher: _DataFetcher) -> None:
         fit_loop = self.trainer.fit_loop

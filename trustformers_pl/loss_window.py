@@ -33,10 +33,13 @@ class LossWindow:
     count over the term's own, both of the whole window on all ranks. A term that counts what the loss counts, or that
     looks at no data, has it from the counts of the micro-batch; any other, from those that `expect` was given before;
     where the window is a single contribution of each rank, from their sums.
+
+    Attributes:
+        reference: That power of two; None before the first micro-batch of the run has decided it.
     """
 
     def __init__(self) -> None:
-        self._reference: float | None = None
+        self.reference: float | None = None
         self._counts: list[dict[str, Tensor | float]] = []
         self._declared: dict[str, Counted | None] = {}
         self._expected: dict[str, Tensor] = {}
@@ -59,6 +62,22 @@ class LossWindow:
     def take_back(self, weighed: int) -> None:
         """Drop all but the first ones that were weighed: the others are computed again."""
         del self._counts[weighed:]
+
+    def state(self) -> dict[str, Any]:
+        """What was counted in the window that is open."""
+        return {"counts": list(self._counts), "declared": sorted(self._declared), "expected": dict(self._expected)}
+
+    def load_state(self, value: Mapping[str, Any], module: Any) -> None:
+        """Go on counting.
+
+        Args:
+            value: From `state`.
+            module: Whose loss terms say what they count.
+        """
+        said = {term.name: term.count for term in module.loss_terms}
+        self._counts = [dict(counts) for counts in value["counts"]]
+        self._declared = {name: said.get(name) for name in value["declared"]}
+        self._expected = dict(value["expected"])
 
     def expect(self, batches: Sequence[Any], module: Any) -> None:
         """Open a window by counting it: the loss by the module's `loss_count`, terms by `LossTerm.count`.
@@ -98,12 +117,12 @@ class LossWindow:
         else:
             self._counts.append({name: part.count for name, part in contributions.items()})
             total = self._with_terms(contributions, module)
-        if self._reference is None:
+        if self.reference is None:
             count = as_count(loss.count)
             # One for all ranks, or their gradients could not be added.
             size = sum_over_data_ranks(count, module) if module.trainer.world_size > 1 else count
-            self._reference = 2.0 ** round(math.log2(max(float(size), 1.0)))
-        return total / self._reference
+            self.reference = 2.0 ** round(math.log2(max(float(size), 1.0)))
+        return total / self.reference
 
     def _with_terms(self, contributions: Mapping[str, Contribution], module: LightningModule) -> Tensor:
         self._declared.update((name, part.counted) for name, part in contributions.items())
@@ -145,13 +164,13 @@ class LossWindow:
         else:  # the usual window: one micro-batch, nothing but its loss
             given = self._counts.pop()[LOSS]
             count = given if isinstance(given, Tensor) else as_count(given)
-        assert self._reference is not None
+        assert self.reference is not None
         # Lightning divides each loss by the number of micro-batches, and strategies average over the data ranks.
         parts = trainer.accumulate_grad_batches * (data_ranks(module) if several_ranks else 1)
         # Looking at a count is cheap on the CPU; elsewhere it would wait for the device.
-        if parts == 1 and count.is_cpu and count.item() == self._reference:
+        if parts == 1 and count.is_cpu and count.item() == self.reference:
             return None, count
-        return self._reference * parts / count, count
+        return self.reference * parts / count, count
 
     def _closing_count(self, module: LightningModule, *, several_ranks: bool) -> Tensor:
         """The loss's count in the window; where anything was said of counts, they are kept for `verify`."""

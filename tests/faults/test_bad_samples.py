@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from lightning import Trainer
+from safetensors import safe_open
 from test_signals import files
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
@@ -20,6 +22,9 @@ from trustformers_pl import assemble
 from trustformers_pl.checkpoint import resume_path
 from trustformers_pl.data.failures import FetchError
 from trustformers_pl.data.seeded import SeededBatches
+from trustformers_pl.errors import CheckpointError
+from trustformers_pl.open_window import OpenWindow
+from trustformers_pl.stateful import Scope, State
 
 Write = Callable[..., str]
 RECIPE = """\
@@ -55,11 +60,14 @@ class Samples(Dataset[Any]):
 
 class Mendable(tiny.Data):
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(Samples(), 4, shuffle=self.shuffle, num_workers=self.num_workers)
+        return DataLoader(Samples(), self.batch_size, shuffle=self.shuffle, num_workers=self.num_workers)
 
 
-def ends_and_goes_on(recipe: str, fault: str, match: str, *overrides: str) -> int:
-    """Train with a fault, mend it, train on; the end is that of a run without. Returns the step that was saved."""
+def ends_and_goes_on(recipe: str, fault: str, match: str, *overrides: str, pending: bool = False) -> int:
+    """Train with a fault, mend it, train on; the end is that of a run without. Returns the step that was saved.
+
+    What was saved has gradients if `pending`, and none otherwise.
+    """
     whole = assemble(recipe, [*overrides, "trainer.default_root_dir=whole"])
     whole.fit()
     Path(fault).touch()
@@ -67,6 +75,9 @@ def ends_and_goes_on(recipe: str, fault: str, match: str, *overrides: str) -> in
         assemble(recipe, overrides).fit()
     Path(fault).unlink()
     saved = resume_path("runs/recipe/checkpoints")
+    if saved is not None:
+        with safe_open(Path(saved, "tensors.safetensors"), "pt") as file:
+            assert any(".own.window." in key and ".gradients." in key for key in file.keys()) == pending  # noqa: SIM118
     assemble(recipe, overrides).fit()
     assert files(Path("runs/recipe") / LAST) == files(Path("whole") / LAST)
     return 0 if saved is None else int(saved[-8:])
@@ -100,11 +111,37 @@ def test_a_killed_worker_is_told_in_one_line_and_the_step_before_it_saved(write:
     assert ends_and_goes_on(write(RECIPE), "kills", match, *overrides) == 3
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["spikes={of: [loss, grad_norm]}"],
+        ["precision={dtype: fp16, initial_scale: 1024.0}", "clip={norm: 0.5}"],
+        ["precision={dtype: fp16, opt_level: O2}"],
+    ],
+    ids=["plain", "spikes", "fp16", "fp16-O2"],
+)
+def test_inside_an_accumulation_window_its_gradients_are_saved_too(write: Write, more: list[str]) -> None:
+    # Sample 13 is in batch 3, the second micro-batch of step 2; the step before it is saved by itself, too.
+    overrides = ["data.init_args.shuffle=false", "accumulate={batches: 2}", "checkpoint.every_n_steps=1", *more]
+    assert ends_and_goes_on(write(RECIPE), "raises", "sample 13 of epoch 0", *overrides, pending=True) == 1
+
+
+def test_a_window_of_several_ranks_is_gone_on_with_by_as_many_only() -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    window = OpenWindow(trainer)
+    states = [State({"gradients": {}, "counts": None}, 1, Scope.RANK)] * 2
+    with pytest.raises(
+        CheckpointError, match="inside an accumulation window of 2 ranks, and this run has 1; resume with 2"
+    ):
+        window.load_all_ranks(states, 0, 1)
+
+
 def test_where_it_would_not_be_exact_nothing_is_saved(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    overrides = ["data.init_args.shuffle=false", "accumulate={batches: 2}"]  # sample 13 is in batch 3, of step 2
+    overrides = ["data.init_args.shuffle=false", "data.init_args.batch_size=16"]  # sample 13 is in the first batch
     with caplog.at_level(logging.WARNING, "trustformers_pl.faults"):
         assert ends_and_goes_on(write(RECIPE), "raises", "sample 13 of epoch 0", *overrides) == 0
-    assert "not saved before the batch that failed: it is in the middle of an accumulation window" in caplog.text
+    assert "not saved before the batch that failed: it is the first of its epoch" in caplog.text
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -154,13 +154,17 @@ class Checkpoint(callbacks.Checkpoint):
         every = self.every_n_steps
         return is_best or is_time or loop.last_step_done or (every is not None and step % every == 0)
 
-    def save_now(self, trainer: Trainer) -> None:
+    def save_now(self, trainer: Trainer, *, again: bool = False) -> None:
         """Save this step boundary, unless that is done, and wait until it is safe; for who ends the run. Collective.
+
+        Args:
+            trainer: That is fitting.
+            again: Save in any case: micro-batches of the next step have been trained on since.
 
         Raises:
             CheckpointError: It could not be written; on all ranks.
         """
-        if self._saved_step != trainer.global_step:
+        if again or self._saved_step != trainer.global_step:
             self._save(trainer)
         self.settle(trainer)
 

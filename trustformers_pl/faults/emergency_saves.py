@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 class EmergencySaves(Callback):
     """Lets `Checkpoint` save when a training batch cannot be fetched, where that is exact.
 
-    It is where the step before the batch has ended in this epoch: nothing has changed since its boundary. Before an
-    epoch's first batch, inside an accumulation window, and on several ranks, of which the others know nothing of the
-    fault, nothing is saved, and the log says so.
+    It is where the batch before it has ended in this epoch, at a step boundary or inside an accumulation window, whose
+    gradients are then saved as well. Before an epoch's first batch, and on several ranks, of which the others know
+    nothing of the fault, nothing is saved, and the log says so.
     """
 
     @override
@@ -38,7 +38,7 @@ class EmergencySaves(Callback):
         if (reason := _why_not(trainer, loop)) is not None:
             logger.warning("not saved before the batch that failed: %s; the last checkpoint stands", reason)
             return
-        saver.save_now(trainer)
+        saver.save_now(trainer, again=loop._should_accumulate())
         logger.warning("saved after step %d, before the batch that failed", trainer.global_step)
 
 
@@ -48,6 +48,6 @@ def _why_not(trainer: Trainer, loop: EpochLoop) -> str | None:
         return "the other ranks are in the middle of a step"
     if not progress.completed:
         return "it is the first of its epoch"
-    if progress.ready != progress.completed or loop._should_accumulate():
-        return "it is in the middle of an accumulation window"
+    if progress.ready != progress.completed:
+        return "it was fetched in the middle of a batch"
     return None

@@ -139,13 +139,14 @@ class Spikes(Callback):
 
     def state(self) -> State:
         """The windows, and what was counted."""
-        return State({**self.rollbacks.state(), "found": self.found, **self.levels.state()}, self.state_version)
+        counted = {**self.rollbacks.state(), "found": self.found, "window_loss": self._loss.sum}
+        return State({**counted, **self.levels.state()}, self.state_version)
 
     def load_state(self, state: State) -> None:
         """Go on from them."""
         value = state.value
         self.rollbacks.load_state(value)
-        self.found = value["found"]
+        self.found, self._loss.sum = value["found"], value.get("window_loss")
         if state.version == 1:  # of norms alone
             rows = [{NORM: norm} for norm in value["in_a_row"]]
             value = {"known": {NORM: value["norms"]}, "in_a_row": rows}

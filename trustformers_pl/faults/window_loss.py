@@ -13,19 +13,23 @@ if TYPE_CHECKING:
 
 
 class WindowLoss:
-    """Adds up what is differentiated in one accumulation window, on its device: nothing waits for it before `mean`."""
+    """Adds up what is differentiated in one accumulation window, on its device: nothing waits for it before `mean`.
+
+    Attributes:
+        sum: Scalar tensor; None before the first micro-batch.
+    """
 
     def __init__(self) -> None:
-        self._sum: Tensor | None = None
+        self.sum: Tensor | None = None
 
     def begin(self) -> None:
         """Forget: a window begins."""
-        self._sum = None
+        self.sum = None
 
     def add(self, differentiated: Tensor) -> None:
         """Take up a micro-batch's scalar, as `on_before_backward` is given it."""
         loss = differentiated.detach()
-        self._sum = loss if self._sum is None else self._sum + loss
+        self.sum = loss if self.sum is None else self.sum + loss
 
     def mean(self, step: GradientStep) -> float | None:
         """The mean of the loss, with its terms, over the micro-batches and data ranks of a step. Collective.
@@ -39,9 +43,9 @@ class WindowLoss:
         Returns:
             The same number on all ranks; None where nothing was differentiated.
         """
-        if self._sum is None:
+        if self.sum is None:
             return None
-        mean, trainer = self._sum.float(), step.module.trainer
+        mean, trainer = self.sum.float(), step.module.trainer
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             mean = mean / scaler.get_scale()
