@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer, do_nothing_closure
 from lightning.pytorch.strategies import Strategy
+from torch.optim import Optimizer
 
 from trustformers_pl.step_hooks import overrides
 
@@ -40,6 +41,8 @@ def direct_calls(trainer: Trainer) -> frozenset[str]:
     }
     if not _is_plain(strategy._lightning_optimizers[0]):
         direct.discard("optimizer_step")
+    if overrides(strategy._optimizers[0], "zero_grad", Optimizer):
+        direct.discard("optimizer_zero_grad")
     if strategy.model is not module:  # a wrapper has its forward pass around the step
         direct.discard("training_step")
     return frozenset(direct)

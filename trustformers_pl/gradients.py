@@ -49,6 +49,7 @@ class GradientPhase(StrEnum):
 
 
 OURS_ALONE = frozenset({GradientPhase.UNSCALE, GradientPhase.DIVIDE, GradientPhase.STEP, GradientPhase.SCHEDULE})
+LISTS_OF_TENSORS = frozenset({"cpu", "cuda", "xpu"})  # devices whose kernels take many tensors at once
 
 
 @dataclass
@@ -174,11 +175,45 @@ def total_norm(gradients: list[Tensor], *, of_16_bits: bool = False) -> Tensor:
 
     if not gradients:
         return torch.zeros(())
+    if not of_16_bits and of_one_kind(gradients):
+        with torch.no_grad():  # as torch.nn.utils.get_total_norm, without its sorting by device and type
+            whole: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            return whole
     if of_16_bits:
         gradients = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
     norm = torch.nn.utils.get_total_norm(gradients)
     full: Callable[[], Tensor] | None = getattr(norm, "full_tensor", None)
     return norm if full is None else full()
+
+
+def of_one_kind(gradients: list[Tensor]) -> bool:
+    """Whether all are plain tensors of one dtype, on one device that works on lists of tensors."""
+    from torch import Tensor
+
+    device, dtype = gradients[0].device, gradients[0].dtype
+    return device.type in LISTS_OF_TENSORS and all(
+        type(one) is Tensor and one.dtype is dtype and one.device == device for one in gradients
+    )
+
+
+def clip_by_norm(parameters: list[Tensor], highest: float, norm: Tensor) -> None:
+    """Scale gradients in place by `highest / (norm + 1e-6)`, where that is below 1.
+
+    The numbers are those of `torch.nn.utils.clip_grads_with_norm_`, which sorts gradients by device and type first.
+
+    Args:
+        parameters: With gradients.
+        highest: What the norm of all of them shall at most be.
+        norm: Their 2-norm as one vector, as `total_norm` gives it.
+    """
+    import torch
+
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients or not of_one_kind(gradients):
+        torch.nn.utils.clip_grads_with_norm_(parameters, highest, norm)
+        return
+    with torch.no_grad():
+        torch._foreach_mul_(gradients, torch.clamp(highest / (norm + 1e-6), max=1.0))
 
 
 def _scale(gradients: list[Tensor], factor: Tensor) -> None:

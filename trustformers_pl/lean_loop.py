@@ -37,6 +37,13 @@ class LeanLoop(_TrainingEpochLoop):
         if self.why_stock is None:
             self._lean = LeanStep(self, data_fetcher)
 
+    @property
+    def global_step(self) -> int:
+        """Lightning's, which looks at the module first to find out which of its optimizations counts."""
+        if self._lean is None:
+            return super().global_step
+        return self.automatic_optimization.optim_progress.optimizer.step.total.completed
+
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """One batch.
 

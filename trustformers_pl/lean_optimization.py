@@ -131,7 +131,9 @@ class LeanOptimization(Closure):
         self.hooks.call("on_before_zero_grad", optimizer)
         progress.increment_started()
         if "optimizer_zero_grad" in self._direct:
-            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
         else:
             arguments = (self._trainer.current_epoch, self._batch_idx, optimizer)
             self.hooks.under_name("optimizer_zero_grad", self._module.optimizer_zero_grad, *arguments)

@@ -53,6 +53,7 @@ SOURCES: dict[str, str] = {
     "_TrainingEpochLoop._broadcast_sigterm_tensor": "d28475834da4fc73",
     "_TrainingEpochLoop.advance": "17a20f0893694ed0",
     "_TrainingEpochLoop.on_advance_end": "6e8f70b3702882f0",
+    "_TrainingEpochLoop.global_step": "f70eedc645f01bb3",
     "_TrainingEpochLoop._should_accumulate": "3ad7d8bce6efa1e6",
     "_TrainingEpochLoop.update_lr_schedulers": "df0f717e6f807347",
     "_TrainingEpochLoop._update_learning_rates": "8c3cbd1ef9ab308d",

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from trustformers_pl.decomposed import DecomposedLoss
 from trustformers_pl.errors import RefusedError
-from trustformers_pl.gradients import GradientOrder, GradientPhase, GradientStep
+from trustformers_pl.gradients import GradientOrder, GradientPhase, GradientStep, clip_by_norm
 from trustformers_pl.loss_window import LossWindow
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class OrderedPrecision(Precision):
         if step is None or step.norm is None or step.optimizer is not optimizer:
             super().clip_grad_by_norm(optimizer, clip_val)
         else:
-            torch.nn.utils.clip_grads_with_norm_(step.parameters, clip_val, step.norm)
+            clip_by_norm(step.parameters, float(clip_val), step.norm)
 
     @property
     def skipped(self) -> bool:
