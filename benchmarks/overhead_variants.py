@@ -137,10 +137,11 @@ class Data(LightningDataModule):
         return bytes(ids).decode(errors="replace")
 
 
-def recipe(job: Job) -> nn.Module:
-    """A recipe with the sections of the main job."""
+def recipe(job: Job, name: str = "ours, recipe", **more: Any) -> nn.Module:
+    """A recipe with the sections of the main job, and more."""
+    folder = job.folder / name.replace(" ", "-")
     trainer: dict[str, Any] = {"max_steps": job.steps, "accelerator": "cpu"}
-    trainer |= {"log_every_n_steps": LOG_EVERY, "default_root_dir": str(job.folder / "recipe"), "limit_val_batches": 0}
+    trainer |= {"log_every_n_steps": LOG_EVERY, "default_root_dir": str(folder), "limit_val_batches": 0}
     sections = {"trainer": trainer, "optimizer": {"name": "adamw", "lr": LR, "weight_decay": DECAY}}
     sections |= {
         "schedule": {"name": "cosine", "warmup_steps": 0},
@@ -148,8 +149,8 @@ def recipe(job: Job) -> nn.Module:
         "checkpoint": {"every_n_steps": NEVER},
     }
     sections |= {"csv": {}, "metrics": {}, "progress": {}, "samples": {"prompts": ["def "]}}
-    live = Live(model=job.built(), data=Data(job, "ours, recipe"))
-    run = assemble({"version": 1, **sections}, live=live)
+    live = Live(model=job.built(), data=Data(job, name))
+    run = assemble({"version": 1, **sections, **more}, live=live)
     run.trainer.callbacks.extend(job.extra)  # type: ignore[attr-defined]
     run.fit()
     return run.module

@@ -18,7 +18,7 @@ import sys
 import time
 import types
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from overhead_job import Job
 from overhead_variants import VARIANTS
 
 from trustformers_pl.tracking import display, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 SIZES: dict[str, tuple[dict[str, int], int]] = {
     "small": ({"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 64}, 4),
@@ -62,14 +65,14 @@ def interval(ratios: np.ndarray[Any, Any]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def measure(size: str, steps: int, names: list[str]) -> None:
-    """Run the variants in turns and print the table."""
+def measure(size: str, steps: int, variants: Mapping[str, Callable[[Job], Any]]) -> None:
+    """Run the variants in turns and print the table, relative to the first of them."""
     model, batch = SIZES[size]
     baton = Baton()
     job = Job(model, batch, steps, baton)
     shown, sys.stdout = sys.stdout, Terminal()
     try:
-        seconds = baton.run({name: (lambda name=name: VARIANTS[name](job)) for name in names})  # type: ignore[misc]
+        seconds = baton.run({name: (lambda train=train: train(job)) for name, train in variants.items()})  # type: ignore[misc]
     finally:
         sys.stdout = shown
     table(size, job, {name: windows(found, baton.block) for name, found in seconds.items()})
@@ -78,7 +81,7 @@ def measure(size: str, steps: int, names: list[str]) -> None:
 def table(size: str, job: Job, found: dict[str, np.ndarray[Any, Any]]) -> None:
     """Print one row a variant."""
     parameters = sum(p.numel() for p in job.built().parameters())
-    reference = found["plain torch"]
+    reference = next(iter(found.values()))
     load = "/".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{size}: {parameters / 1e6:.2f} M parameters, {job.steps} steps, {len(reference)} windows, load {load}")
     print(f"{'variant':24} {'ms/step':>8} {'ratio':>7} {'95 %':>15}")
@@ -89,6 +92,18 @@ def table(size: str, job: Job, found: dict[str, np.ndarray[Any, Any]]) -> None:
         print(f"{name:24} {milliseconds:8.3f} {np.median(ratios):7.3f} {f'{low:.3f}-{high:.3f}':>15}")
 
 
+def prepare() -> None:
+    """One thread, no chatter, and bars that are drawn by the time of their own run."""
+    torch.set_num_threads(1)
+    os.environ["TERM"] = "xterm"
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    # Runs that take turns share the wall clock, so a bar drawn ten times a second would be drawn more often per step.
+    own_clock: Any = types.SimpleNamespace(monotonic=time.thread_time, perf_counter=time.thread_time)
+    display.time = progress.time = own_clock  # type: ignore[attr-defined]
+
+
 def main() -> None:
     """Read the arguments, run, print."""
     parser = argparse.ArgumentParser(description="CPU time of a step against plain PyTorch.")
@@ -96,20 +111,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants beside the plain loop")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ["TERM"] = "xterm"
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     names = ["plain torch", *(arguments.only or [name for name in VARIANTS if name != "plain torch"])]
-    # Runs that take turns share the wall clock, so a bar drawn ten times a second would be drawn more often per step.
-    own_clock: Any = types.SimpleNamespace(monotonic=time.thread_time, perf_counter=time.thread_time)
-    display.time = progress.time = own_clock  # type: ignore[attr-defined]
+    prepare()
     with contextlib.redirect_stdout(Terminal()):
         counts = count_hooks()
     print(counts)
     for size in SIZES if arguments.size == "both" else [arguments.size]:
-        measure(size, arguments.steps, names)
+        measure(size, arguments.steps, {name: VARIANTS[name] for name in names})
 
 
 if __name__ == "__main__":
