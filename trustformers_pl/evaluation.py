@@ -1,14 +1,15 @@
-"""Whether a run's module and data have what an evaluation needs, said in one line before anything is loaded."""
+"""What an evaluation needs: a module and data that can, said in one line before anything is loaded; the right step."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.compose import user_class
 from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from lightning import Trainer
 
@@ -72,3 +73,26 @@ def state_for_evaluation(trainer: Trainer, checkpoint: Mapping[str, Any]) -> lis
     stored = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"].get("parts", {})
     give_back({name: part for name, part in parts(trainer).items() if part in found}, stored, quiet=True)
     return found
+
+
+@contextlib.contextmanager
+def standing_at(trainer: Trainer, path: str) -> Iterator[None]:
+    """Let what an evaluation logs be of the step that its checkpoint ends with, and its data of that epoch.
+
+    Lightning leaves the counters of a Trainer that evaluates alone at 0.
+
+    Args:
+        trainer: That evaluates.
+        path: The checkpoint.
+    """
+    io: Any = trainer.strategy.checkpoint_io
+    told = io.progress_of(path) if hasattr(io, "progress_of") else io.load_checkpoint(path)
+    loop: Any = trainer.fit_loop.epoch_loop
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    before = loop._batches_that_stepped, epochs.processed, epochs.completed
+    loop._batches_that_stepped = max(told["global_step"] - 1, 0)
+    epochs.processed = epochs.completed = told["epoch"]
+    try:
+        yield
+    finally:
+        loop._batches_that_stepped, epochs.processed, epochs.completed = before

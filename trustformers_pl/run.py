@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trustformers_pl.compose import user_class
 from trustformers_pl.errors import CheckpointError, RecipeError, RefusedError
-from trustformers_pl.evaluation import chosen_path, evaluating, refuse_unable, state_for_evaluation
+from trustformers_pl.evaluation import chosen_path, evaluating, refuse_unable, standing_at, state_for_evaluation
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.outcome import forget_outcome, record_fit
 from trustformers_pl.quiet import quiet_lightning
@@ -106,7 +106,8 @@ class Run:
             CheckpointError: There is no whole checkpoint.
         """
         path = self._evaluated_path()
-        with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
+        place = self.assembly.plan.place("trainer")
+        with quiet_lightning(), as_our_own(place, path), standing_at(self.trainer, path):
             results = self.trainer.validate(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
 
@@ -119,7 +120,8 @@ class Run:
         """
         refuse_unable(self, "test_step", "test_dataloader")
         path = self._evaluated_path()
-        with quiet_lightning(), as_our_own(self.assembly.plan.place("trainer"), path):
+        place = self.assembly.plan.place("trainer")
+        with quiet_lightning(), as_our_own(place, path), standing_at(self.trainer, path):
             results = self.trainer.test(self.module, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,26 @@ def test_both_take_the_newest_checkpoint(write: Write, command: Command) -> None
     assert [row["first"] for row in found] == first_numbers(10)
     assert [row["output"] for row in found] == pytest.approx(outputs[:, 0].tolist())
     assert found[3]["row"] == x[3].tolist()
+
+
+def test_what_is_logged_is_of_the_checkpoints_step_and_epoch(write: Write, command: Command) -> None:
+    """Not of step 0, as a Trainer that evaluates alone would say; a validation is on the row of the fit's own."""
+    recipe = write(RECIPE.replace("max_steps: 4", "max_steps: 20") + "csv: {}\n")
+    assert command("fit", recipe)[0] == 0  # 8 batches an epoch
+
+    def rows() -> list[dict[str, str]]:
+        with Path("runs/recipe/metrics.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    trained = rows()
+    assert command("validate", recipe)[0] == command("test", recipe)[0] == 0
+    found = rows()
+    assert found[: len(trained)] == [{**row, **dict.fromkeys(found[0].keys() - row, "")} for row in trained]
+    assert {(row["step"], row["epoch"]) for row in found[len(trained) :]} == {("19", "2")}
+    assert [row["test_loss"] for row in found if row["test_loss"]]
+    run = tfpl.assemble(recipe)
+    run.validate()
+    assert (run.trainer.current_epoch, run.trainer.fit_loop.epoch_loop._batches_that_stepped) == (0, 0)
 
 
 def test_out_is_replaced_whole_and_nothing_is_left_beside_it(write: Write, command: Command) -> None:

@@ -138,3 +138,20 @@ def test_features_that_need_indices_are_refused():
         StreamedLoader(DataLoader(Numbers()), seed=0, phases=phases)
     with pytest.raises(ValueError, match="take ResumableLoader"):
         StreamedLoader(DataLoader([1.0, 2.0]), seed=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shuffled_stream_of_hugging_face_is_found_again(workers):
+    """It shuffles by itself, by files and in a buffer, with a generator of its own that follows from `set_epoch`."""
+    datasets = pytest.importorskip("datasets")
+
+    def fresh():
+        rows = datasets.Dataset.from_dict({"x": list(range(40))}).to_iterable_dataset(num_shards=4)
+        shuffled = rows.shuffle(buffer_size=8, seed=3).with_format("torch")
+        return resumable(DataLoader(shuffled, batch_size=4, num_workers=workers), seed=0)
+
+    once = fresh()
+    whole = [[batch["x"].tolist() for batch in epoch_of(once, epoch)] for epoch in (0, 1)]
+    assert whole[0] != whole[1]
+    assert sorted(x for batch in whole[1] for x in batch) == list(range(40))
+    assert [batch["x"].tolist() for batch in epoch_of(fresh(), 1, 6)] == whole[1][6:]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from trustformers_pl.checkpoint import manifest as manifests
 from trustformers_pl.checkpoint.background import BackgroundWriter
 from trustformers_pl.checkpoint.buffers import Buffers
 from trustformers_pl.checkpoint.codec import encode
@@ -146,6 +147,16 @@ class FolderCheckpointIO(CheckpointIO):
             if place.is_file()
             else load(place, device=_device(map_location))
         )
+
+    def progress_of(self, path: str | PathLike[str]) -> Mapping[str, Any]:
+        """The `global_step` and `epoch` of a checkpoint; of a folder without reading its content.
+
+        Raises:
+            CheckpointError: It is missing, damaged, newer or foreign, or a file that needs code to be loaded.
+        """
+        self.writer.wait()
+        place = Path(path)
+        return read_stock(place) if place.is_file() else manifests.read(place).metadata
 
     def remove_checkpoint(self, path: str | PathLike[str]) -> None:
         """Remove a checkpoint so that a kill half-way leaves nothing that looks whole.
