@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from trustformers_pl import state
 from trustformers_pl.agreement import Statement, compare
@@ -105,8 +105,8 @@ class EpochLoop(LeanLoop):
         return last_epoch and self._num_ready_batches_reached()
 
     def _own_parts(self) -> dict[str, state.Stateful]:
-        own = {"random": Randomness(), "logged": LoggedResults(self.trainer), "window": OpenWindow(self.trainer)}
-        return cast("dict[str, state.Stateful]", own)
+        trainer = self.trainer
+        return {"random": Randomness(), "logged": LoggedResults(trainer), "window": OpenWindow(trainer)}
 
     def _seek(self, data_fetcher: _DataFetcher) -> None:
         fit_loop = self.trainer.fit_loop
