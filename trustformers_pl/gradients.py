@@ -173,17 +173,19 @@ def total_norm(gradients: list[Tensor], *, of_16_bits: bool = False) -> Tensor:
     """
     import torch  # here, so that `explain` can read the phases without it
 
+    from trustformers_pl.shards import are_sharded, norm_of_shards
+
     if not gradients:
         return torch.zeros(())
     if not of_16_bits and of_one_kind(gradients):
         with torch.no_grad():  # as torch.nn.utils.get_total_norm, without its sorting by device and type
             whole: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             return whole
+    if are_sharded(gradients):
+        return norm_of_shards(gradients)
     if of_16_bits:
         gradients = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    full: Callable[[], Tensor] | None = getattr(norm, "full_tensor", None)
-    return norm if full is None else full()
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def of_one_kind(gradients: list[Tensor]) -> bool:
@@ -199,7 +201,8 @@ def of_one_kind(gradients: list[Tensor]) -> bool:
 def clip_by_norm(parameters: list[Tensor], highest: float, norm: Tensor) -> None:
     """Scale gradients in place by `highest / (norm + 1e-6)`, where that is below 1.
 
-    The numbers are those of `torch.nn.utils.clip_grads_with_norm_`, which sorts gradients by device and type first.
+    The numbers are those of `torch.nn.utils.clip_grads_with_norm_`, which sorts gradients by device and type first. Of
+    DTensors each rank scales its own part.
 
     Args:
         parameters: With gradients.
@@ -208,22 +211,30 @@ def clip_by_norm(parameters: list[Tensor], highest: float, norm: Tensor) -> None
     """
     import torch
 
+    from trustformers_pl.shards import are_sharded
+
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients or not of_one_kind(gradients):
+    if not (gradients and of_one_kind(gradients)) and not are_sharded(gradients):
         torch.nn.utils.clip_grads_with_norm_(parameters, highest, norm)
         return
-    with torch.no_grad():
-        torch._foreach_mul_(gradients, torch.clamp(highest / (norm + 1e-6), max=1.0))
+    _scale(gradients, torch.clamp(highest / (norm + 1e-6), max=1.0))
 
 
 def _scale(gradients: list[Tensor], factor: Tensor) -> None:
+    """Multiply gradients in place by a scalar."""
     import torch
 
-    torch._foreach_mul_(gradients, factor)
+    from trustformers_pl.shards import local
+
+    with torch.no_grad():
+        torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
 
 
 def _named(step: GradientStep) -> str:
-    names = [n for n, p in step.module.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    from trustformers_pl.shards import trained
+
+    pairs = trained(step.module).items()
+    names = [n for n, p in pairs if p.grad is not None and not bool(p.grad.isfinite().all())]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     number = step.module.trainer.global_step + 1
     return (

@@ -2,66 +2,53 @@
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.optimizer import _optimizers_to_device
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from torch import Tensor, nn
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from trustformers_pl.errors import RefusedError
+from trustformers_pl.mesh import DATA, Dimension, Placement, Wrap, mesh_sizes
+from trustformers_pl.placed_state import placed_module_state, placed_optimizer_state
+from trustformers_pl.precision_order import OrderedPrecision
+from trustformers_pl.sharded_saving import save_from_all_ranks, weights_as_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lightning import Trainer
+    from torch.optim import Optimizer
 
-DATA = "data_parallel"
+__all__ = ["DATA", "Dimension", "MeshStrategy", "mesh_sizes"]
 THREADS = "OMP_NUM_THREADS"
-
-
-class Wrap(Protocol):
-    """What a dimension does to the module once the mesh is there and the weights are on their device."""
-
-    def __call__(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-        """Wrap or change the module for this dimension's submesh; returns what runs the forward pass."""
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One dimension of the mesh.
-
-    Attributes:
-        name: Of the dimension; ranks along `data_parallel` see different data.
-        size: Ranks along it; None takes all that the other dimensions leave.
-        wrap: What it does to the module while fitting, outer dimensions last.
-    """
-
-    name: str
-    size: int | None = None
-    wrap: Wrap | None = None
+STOCK = (Precision, MixedPrecision, HalfPrecision, DoublePrecision)
 
 
 class MeshStrategy(DDPStrategy):
     """Runs on a `torch.distributed` device mesh; gloo on the CPU and NCCL on GPUs, by the same code.
 
     Process groups, launching and reductions are Lightning's; what the ranks do with the module is the dimensions'.
-    Works in a stock Trainer: `Trainer(strategy=MeshStrategy([Dimension("data_parallel", wrap=Replicate())]))`.
+    Works in a stock Trainer: `Trainer(strategy=MeshStrategy([Dimension("data_parallel", wrap=Replicate())]))`; where
+    that has one of Lightning's own Precisions, an `OrderedPrecision` of the same type takes its place, because
+    Lightning's cannot clip or scale gradients of which each rank has a part.
 
     Args:
-        dimensions: Outer ones first. Without one called `data_parallel`, all ranks see the same data.
+        dimensions: Outer ones first.
         process_group_backend: As torch knows it; found from the device if not given.
     """
 
-    def __init__(self, dimensions: Sequence[Dimension] = (), process_group_backend: str | None = None) -> None:
+    def __init__(self, dimensions: Sequence[Dimension], process_group_backend: str | None = None) -> None:
         super().__init__(process_group_backend=process_group_backend)
         self.dimensions = tuple(dimensions)
         self._mesh: DeviceMesh | None = None
+        self._data_group: Any = None
 
     @property
     def mesh(self) -> DeviceMesh:
@@ -74,16 +61,57 @@ class MeshStrategy(DDPStrategy):
             raise RuntimeError("the device mesh is there from Strategy.setup_environment on")
         return self._mesh
 
+    @property
+    def wraps(self) -> tuple[Wrap, ...]:
+        """What the dimensions do to the module, outer ones first."""
+        return tuple(dimension.wrap for dimension in self.dimensions if dimension.wrap is not None)
+
+    @property
+    def shards(self) -> Mapping[int, Tensor]:
+        """By the `id` of each parameter of which the optimizer trains but a shard, that shard."""
+        return {key: shard for wrap in self.wraps for key, shard in wrap.shards.items()}
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether the module's own parameters are shards."""
+        return any(wrap.shards_weights for wrap in self.wraps)
+
+    @property
+    def fills_values(self) -> bool:
+        """Whether values of a module that was built without them are drawn when it is sharded, and not before."""
+        return self.shards_weights
+
+    @property
+    @override
+    def precision_plugin(self) -> Precision:
+        return super().precision_plugin
+
+    @precision_plugin.setter
+    def precision_plugin(self, precision: Precision | None) -> None:
+        if type(precision) in STOCK:
+            precision = OrderedPrecision(precision.precision, scaler=getattr(precision, "scaler", None))
+        self._precision_plugin = precision
+
     @override
     def setup_environment(self) -> None:
         """Join the process group, and lay the mesh over it.
 
         Raises:
-            RefusedError: The dimensions' sizes do not multiply to the number of ranks. No process group is left open.
+            RefusedError: The dimensions' sizes do not multiply to the number of ranks, or the module cannot be placed.
+                No process group is left open.
         """
         sizes = mesh_sizes(self.dimensions, self.num_nodes * self.num_processes)  # refused before any group is made
+        assert self._lightning_module is not None
+        for wrap in self.wraps:
+            wrap.refuse(self._lightning_module)
         super().setup_environment()
         self._mesh = init_device_mesh(self.root_device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+    @override
+    def _get_process_group_backend(self) -> str:
+        if self._process_group_backend is None and self.root_device.type == "cuda" and any(w.on_host for w in self.wraps):
+            return "cpu:gloo,cuda:nccl"
+        return super()._get_process_group_backend()
 
     @override
     def _configure_launcher(self) -> None:
@@ -103,21 +131,38 @@ class MeshStrategy(DDPStrategy):
             os.environ.pop(THREADS, None)
 
     @property
+    def data_dimensions(self) -> tuple[str, ...]:
+        """The mesh's dimensions along which ranks see different data."""
+        by_name = {dimension.name: dimension.has_data for dimension in self.dimensions}
+        return tuple(name for name in self.mesh.mesh_dim_names or () if by_name.get(name, name == DATA))
+
+    @property
     def data_ranks(self) -> int:
         """How many ranks see different data."""
-        return self.mesh[DATA].size() if DATA in (self.mesh.mesh_dim_names or ()) else 1
+        return self.data_mesh.size() if self.data_dimensions else 1
 
     @property
     def data_rank(self) -> int:
         """Which of them this one is."""
-        return self.mesh[DATA].get_local_rank() if self.data_ranks > 1 else 0
+        rank = 0
+        for name in self.data_dimensions:
+            rank = rank * self.mesh[name].size() + self.mesh[name].get_local_rank()
+        return rank
+
+    @property
+    def data_mesh(self) -> DeviceMesh:
+        """The submesh of the ranks that see different data."""
+        return self.mesh[self.data_dimensions]
 
     def sum_over_data_ranks(self, values: Tensor) -> Tensor:
         """The sum of a tensor over the ranks that see different data."""
         if self.data_ranks == 1:
             return values
+        if self._data_group is None:
+            several = len(self.data_dimensions) > 1
+            self._data_group = self.data_mesh._flatten("data_ranks").get_group() if several else self.data_mesh.get_group()
         summed = values.clone()
-        torch.distributed.all_reduce(summed, group=self.mesh[DATA].get_group())
+        torch.distributed.all_reduce(summed, group=self._data_group)
         return summed
 
     @property
@@ -126,41 +171,109 @@ class MeshStrategy(DDPStrategy):
         return {"num_replicas": self.data_ranks, "rank": self.data_rank}
 
     @override
-    def configure_ddp(self) -> None:
-        """Wrap the module by the dimensions, inner ones first."""
+    def setup(self, trainer: Trainer) -> None:
+        """Put the module on its ranks, inner dimensions first, then build the optimizers from what each rank has."""
+        assert self.accelerator is not None
         assert self.model is not None
+        self.accelerator.setup(trainer)
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if self.shards_weights:
+            _without_inference_mode(trainer)
+        self.model = self.precision_plugin.convert_module(self.model)
+        if not self.shards_weights:  # which goes to its device part by part
+            self.model_to_device()
+        self._place(fitting=fitting)
+        if fitting:
+            self.setup_optimizers(trainer)
+            for wrap in self.wraps:
+                wrap.take_over(self.optimizers)
+        self.setup_precision_plugin()
+        if fitting:
+            _optimizers_to_device(self.optimizers, self.root_device)
+
+    def _place(self, *, fitting: bool) -> None:
+        assert self.model is not None
+        dtype = getattr(self.precision_plugin, "compute_dtype", None)
         for dimension in reversed(self.dimensions):
-            if dimension.wrap is not None:
-                self.model = dimension.wrap(self.model, self.mesh[dimension.name])
+            if dimension.wrap is None:
+                continue
+            mesh = self.data_mesh if dimension.has_data else self.mesh[dimension.name]
+            placement = Placement(mesh, self.root_device, dtype)
+            if fitting:
+                self.model = dimension.wrap.place(self.model, placement)
+            else:
+                dimension.wrap.place_for_evaluation(self.model, placement)
 
     @override
-    def setup(self, trainer: Trainer) -> None:
-        super().setup(trainer)
-        self._settle_buckets()
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        pass
 
-    def _settle_buckets(self) -> None:
-        """Let DDP form its final buckets now, not after the first step: a resumed run would sum in another order."""
-        if isinstance(self.model, DistributedDataParallel):
-            self.model.reducer._push_all_rebuilt_params()
-            self.model.reducer._rebuild_buckets()
+    @override
+    def post_backward(self, closure_loss: Tensor) -> None:
+        for wrap in self.wraps:
+            wrap.after_backward()
 
-    optimizer_step = Strategy.optimizer_step  # DDP's averages models, by hooks that this strategy does not have
+    @contextmanager
+    @override
+    def block_backward_sync(self) -> Iterator[None]:  # type: ignore[override]
+        """Inside, backward passes leave gradients unsynchronised: another micro-batch of the window follows."""
+        with ExitStack() as stack:
+            for wrap in self.wraps:
+                stack.enter_context(wrap.without_sync())
+            yield
+
+    @override
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any
+    ) -> Any:
+        """Lightning's step, then whatever the other ranks have to learn of it."""
+        result = Strategy.optimizer_step(self, optimizer, closure, model, **kwargs)
+        if not getattr(self.precision_plugin, "skipped", False):
+            for wrap in self.wraps:
+                wrap.after_step()
+        return result
+
+    @property
+    @override
+    def restore_checkpoint_after_setup(self) -> bool:
+        return self.shards_weights
+
+    @override
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The module's state, where weights that all ranks have are given as shards: each rank writes its part."""
+        assert self.lightning_module is not None
+        return weights_as_shards(self.lightning_module, self.shards)
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        save_from_all_ranks(self, checkpoint, filepath, storage_options)
+
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint; of one that lies in pieces each rank reads its own, where it is used."""
+        load_pieces = getattr(self.checkpoint_io, "load_pieces", None)
+        if load_pieces is None or not (self.shards_weights or self.shards):
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        checkpoint: dict[str, Any] = load_pieces(checkpoint_path)
+        return checkpoint
+
+    @override
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        placed = placed_module_state(self.lightning_module, checkpoint["state_dict"])
+        self.lightning_module.load_state_dict(placed, strict=strict)
+        for wrap in self.wraps:
+            wrap.after_load()
+
+    @override
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+            optimizer.load_state_dict(placed_optimizer_state(optimizer, state))
+            if not self.shards_weights and not self.shards:
+                _optimizers_to_device([optimizer], self.root_device)
 
 
-def mesh_sizes(dimensions: Sequence[Dimension], ranks: int) -> dict[str, int]:
-    """The size of each dimension for a number of ranks.
-
-    Raises:
-        RefusedError: They do not multiply to it, two have one name, or two leave their size open.
-    """
-    if not dimensions:
-        return {DATA: ranks}
-    names = [dimension.name for dimension in dimensions]
-    open_ones = [dimension.name for dimension in dimensions if dimension.size is None]
-    if len(set(names)) < len(names) or len(open_ones) > 1:
-        raise RefusedError(f"mesh: dimensions {', '.join(names)}: give each its own name, and a size to all but one")
-    fixed = math.prod(dimension.size for dimension in dimensions if dimension.size is not None)
-    if ranks % fixed or (not open_ones and fixed != ranks):
-        shown = ", ".join(f"{dimension.name}={dimension.size or 'the rest'}" for dimension in dimensions)
-        raise RefusedError(f"mesh: {shown} do not make up {ranks} ranks; change a size, or the number of devices")
-    return {d.name: ranks // fixed if d.size is None else d.size for d in dimensions}
+def _without_inference_mode(trainer: Trainer) -> None:
+    """Evaluate under `no_grad`: what is gathered in inference mode cannot be trained on afterwards."""
+    for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+        loop.inference_mode = False

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch.distributed.tensor import DTensor
+
 from trustformers_pl.errors import CheckpointError
 from trustformers_pl.loss_window import LossWindow
+from trustformers_pl.shards import local, trained
 from trustformers_pl.stateful import Scope, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lightning import Trainer
+    from torch import Tensor, nn
 
 
 class OpenWindow:
@@ -35,8 +39,9 @@ class OpenWindow:
         if window is not None:
             value["reference"] = window.reference
         if self._trainer.fit_loop.epoch_loop._should_accumulate():
-            parameters = self._trainer.lightning_module.named_parameters()
-            value["gradients"] = {name: p.grad for name, p in parameters if p.grad is not None}
+            module = self._trainer.lightning_module
+            value["gradients"] = _gradients(dict(module.named_parameters()))
+            value["of_shards"] = _gradients(_shards(module))
             value["counts"] = None if window is None else window.state()
         return State(value, self.state_version, Scope.RANK)
 
@@ -45,9 +50,9 @@ class OpenWindow:
         window, module, value = self._loss_window(), self._trainer.lightning_module, state.value
         if window is not None:
             window.reference = value.get("reference")
-        for name, parameter in module.named_parameters() if "gradients" in value else ():
-            gradient = value["gradients"].get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter)
+        if "gradients" in value:
+            _give(dict(module.named_parameters()), value["gradients"])
+            _give(_shards(module), value.get("of_shards", {}))
         if window is not None and value.get("counts") is not None:
             window.load_state(value["counts"], module)
 
@@ -68,3 +73,26 @@ class OpenWindow:
     def _loss_window(self) -> LossWindow | None:
         window = getattr(self._trainer.lightning_module, "loss_window", None)
         return window if isinstance(window, LossWindow) else None
+
+
+def _shards(module: nn.Module) -> dict[str, Tensor]:
+    """What the optimizers train in place of whole parameters."""
+    own = dict(module.named_parameters())
+    return {name: shard for name, shard in trained(module).items() if shard is not own[name]}
+
+
+def _gradients(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """This rank's part of each gradient that is there."""
+    return {name: local(tensor.grad) for name, tensor in tensors.items() if tensor.grad is not None}
+
+
+def _give(tensors: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        gradient = gradients.get(name)
+        if gradient is None:
+            tensor.grad = None
+        elif isinstance(tensor, DTensor):
+            tensor.grad = tensor.detach().clone()
+            local(tensor.grad).copy_(gradient)
+        else:
+            tensor.grad = gradient.to(tensor)

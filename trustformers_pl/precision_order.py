@@ -15,6 +15,7 @@ from trustformers_pl.decomposed import DecomposedLoss
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.gradients import GradientOrder, GradientPhase, GradientStep, clip_by_norm
 from trustformers_pl.loss_window import LossWindow
+from trustformers_pl.scaler import ShardedGradScaler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -82,7 +83,7 @@ class OrderedPrecision(Precision):
 
     def make_scaler(self, device: str) -> torch.amp.GradScaler | None:
         """The scaler of a run that was given none: torch's own for `16-mixed`."""
-        return torch.amp.GradScaler(device) if self.precision == "16-mixed" else None
+        return ShardedGradScaler(device) if self.precision == "16-mixed" else None
 
     @override
     def convert_input(self, data: Any) -> Any:

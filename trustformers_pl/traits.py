@@ -53,6 +53,14 @@ class Trait(StrEnum):
     """The run is saved while it trains. By whoever claims the slot of this name; for features that go back."""
     MESH = "mesh"
     """A device mesh is there. By its dimensions; refused by strategies of their own."""
+    SHARDED_GRADIENTS = "sharded-gradients"
+    """No rank has whole gradients when the optimizer steps. By ZeRO; refused by features that average whole ones."""
+    SECOND_ORDER = "second-order-gradients"
+    """The training step differentiates through gradients. By meta-learning; refused where weights are freed in the
+    backward pass."""
+    DEFERRED_VALUES = "deferred-values"
+    """The module is built on the meta device, and gets its values where they will lie. By sharding of weights; asked
+    for by the engine when it builds the module."""
 
 
 OF_MODULES: Mapping[str, str] = {

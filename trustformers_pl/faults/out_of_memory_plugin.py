@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.traits import Slot, Traits
+from trustformers_pl.traits import Refusal, Slot, Trait, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,13 @@ class OutOfMemoryPlugin(Plugin):
     def traits(cls, config: Config) -> Traits:
         """It runs the steps."""
         del config
-        return Traits(claims=frozenset({Slot.STEP}))
+        sharded = Refusal(
+            trait=Trait.SHARDED_GRADIENTS,
+            reason="a rank that runs out of memory runs its batch again, and the others would wait for it in the middle of "
+            "their backward pass",
+            mend="use ddp, or a smaller batch",
+        )
+        return Traits(claims=frozenset({Slot.STEP}), refuses=(sharded,))
 
     @hookimpl
     def step(self, plan: Plan) -> Part:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from trustformers_pl.gathering import place_like
 from trustformers_pl.gradients import GradientPhase
 from trustformers_pl.precision_order import gradient_order
+from trustformers_pl.shards import copy_into, local, trained
 from trustformers_pl.stateful import Scope, State
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class EMA(Callback):
         self.start_step, self.every_n_steps, self.evaluate = start_step, every_n_steps, evaluate
         self.updates = 0
         self.averages: dict[str, Tensor] = {}
-        self._weights: list[nn.Parameter] = []
+        self._weights: list[Tensor] = []
         self._set_aside: list[Tensor] = []
 
     @override
@@ -71,7 +72,7 @@ class EMA(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the weights, or from the averages of the checkpoint."""
-        named = {name: p for name, p in pl_module.named_parameters() if p.requires_grad and p.is_floating_point()}
+        named = {name: p for name, p in trained(pl_module).items() if p.requires_grad and p.is_floating_point()}
         stored = self.averages
         self.averages = {
             name: place_like(stored[name], p.detach()) if name in stored else p.detach().clone()
@@ -85,8 +86,8 @@ class EMA(Callback):
         done = step.module.trainer.global_step + 1
         if done % self.every_n_steps:
             return
-        averages = list(self.averages.values())
-        weights: list[Tensor] = [weight.detach() for weight in self._weights]
+        averages = [local(average) for average in self.averages.values()]
+        weights: list[Tensor] = [local(weight).detach() for weight in self._weights]
         if done <= self.start_step:
             torch._foreach_copy_(averages, weights)
         else:
@@ -107,7 +108,7 @@ class EMA(Callback):
         """
         for name, weight in module.named_parameters():
             if name in self.averages:
-                weight.detach().copy_(place_like(self.averages[name], weight.detach()))
+                copy_into(weight, self.averages[name])
 
     @torch.no_grad()
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:

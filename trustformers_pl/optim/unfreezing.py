@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.optim.patterns import matching, refuse_unmatched
+from trustformers_pl.shards import trained
 from trustformers_pl.stateful import State
 
 if TYPE_CHECKING:
@@ -48,12 +49,12 @@ class GradualUnfreezing(Callback):
         del trainer
         refuse_unmatched(pl_module, [stage["match"] for stage in self.stages], "unfreeze.stages")
         self._stage_of = []
-        for name, parameter in pl_module.named_parameters():
+        for name, parameter in trained(pl_module).items():
             fitting = [stage for stage in self.stages if matching(name, [stage["match"]])]
             if fitting and parameter.requires_grad:
                 self._stage_of.append((parameter, fitting[-1]))
         later = {id(parameter) for parameter, stage in self._stage_of if not _has_begun(stage, 0, 0)}
-        if all(id(parameter) in later for parameter in pl_module.parameters() if parameter.requires_grad):
+        if all(id(parameter) in later for parameter in trained(pl_module).values() if parameter.requires_grad):
             raise RefusedError("unfreeze.stages: nothing would train at step 0; leave out what shall train first")
 
     @override

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
+
+from trustformers_pl.mesh import Wrap
+from trustformers_pl.parallel.types import dtype_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
-    from torch.distributed.device_mesh import DeviceMesh
+
+    from trustformers_pl.mesh import Placement
 
 
-class Replicate:
+class Replicate(Wrap):
     """Wraps the module in torch's `DistributedDataParallel` (Li et al. 2020, "PyTorch Distributed").
 
     Args:
@@ -19,23 +29,84 @@ class Replicate:
         find_unused_parameters: Look for parameters without a gradient after each forward pass; costs a walk of the
             graph.
         static_graph: The same parameters are used in every step.
+        sync_every: Micro-batches of an accumulation window between two averagings; once a window if not given.
+        reduce_dtype: Type that gradients are sent and added up in, torch's or `fp32`, `bf16`, `fp16`; their own
+            if not given.
     """
 
     def __init__(
-        self, *, bucket_cap_mb: int = 25, find_unused_parameters: bool = False, static_graph: bool = False
+        self,
+        *,
+        bucket_cap_mb: int = 25,
+        find_unused_parameters: bool = False,
+        static_graph: bool = False,
+        sync_every: int | None = None,
+        reduce_dtype: torch.dtype | str | None = None,
     ) -> None:
+        super().__init__()
         self.bucket_cap_mb = bucket_cap_mb
         self.find_unused_parameters = find_unused_parameters
         self.static_graph = static_graph
+        self.sync_every = sync_every
+        self.reduce_dtype = dtype_of(reduce_dtype)
+        self._model: DistributedDataParallel | None = None
+        self._since_sync = 0
 
-    def __call__(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    @override
+    def place(self, module: nn.Module, placement: Placement) -> nn.Module:
         """The wrapped module, for the ranks along one dimension of the mesh."""
-        device = next(module.parameters()).device
-        return DistributedDataParallel(
+        device = placement.device
+        self._model = model = DistributedDataParallel(
             module,
             device_ids=None if device.type == "cpu" else [device.index],
-            process_group=mesh.get_group(),
+            process_group=placement.mesh.get_group(),
             bucket_cap_mb=self.bucket_cap_mb,
             find_unused_parameters=self.find_unused_parameters,
             static_graph=self.static_graph,
         )
+        if self.reduce_dtype is not None:
+            model.register_comm_hook((placement.mesh.get_group(), self.reduce_dtype), average_as)
+        _settle_buckets(model)
+        return model
+
+    @contextmanager
+    @override
+    def without_sync(self) -> Iterator[None]:  # type: ignore[override]
+        """Keep a micro-batch's gradients to this rank, unless its turn has come."""
+        assert self._model is not None
+        self._since_sync += 1
+        due = self.sync_every is not None and self._since_sync % self.sync_every == 0
+        with nullcontext() if due else self._model.no_sync():
+            yield
+
+    @override
+    def after_step(self) -> None:
+        """Count anew."""
+        self._since_sync = 0
+
+
+def _settle_buckets(model: DistributedDataParallel) -> None:
+    """Let DDP form its final buckets now, not after the first step: a resumed run would sum in another order."""
+    model.reducer._push_all_rebuilt_params()
+    model.reducer._rebuild_buckets()
+
+
+def average_as(state: tuple[Any, torch.dtype], bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """A communication hook of DDP: average a bucket in another type.
+
+    Args:
+        state: The process group, and the type.
+        bucket: Of gradients.
+
+    Returns:
+        The future of the bucket's averages, in its own type.
+    """
+    group, dtype = state
+    own = bucket.buffer()
+    sent = own.to(dtype).div_(group.size())
+
+    def received(future: torch.futures.Future[Any]) -> torch.Tensor:
+        return own.copy_(future.value()[0])
+
+    work = dist.all_reduce(sent, group=group, async_op=True)
+    return work.get_future().then(received)

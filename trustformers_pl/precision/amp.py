@@ -95,12 +95,17 @@ class AMP(OrderedPrecision):
     @override
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Get the weights, the forward pass and the loss scale ready."""
-        if self.opt_level == "O2":
+        if self.opt_level == "O2" and not _sharded(module):
             self._masters = MasterWeights(module, self.dtype)
         if self.opt_level in ("O2", "O3"):
             self._module = module
             module.forward = _SixteenBitForward(module.forward, self.dtype)
         return super().convert_module(module)
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """What a strategy that shards weights computes in, with its shards as masters; None: in the weights' type."""
+        return self.dtype if self.opt_level == "O2" else None
 
     @override
     def make_scaler(self, device: str) -> torch.amp.GradScaler | None:
@@ -178,6 +183,11 @@ class _SixteenBitForward:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         arguments, named = _cast((arguments, named), self.dtype)
         return _cast(self.forward(*arguments, **named), torch.float32)
+
+
+def _sharded(module: nn.Module) -> bool:
+    trainer: Any = getattr(module, "_trainer", None)
+    return trainer is not None and getattr(trainer.strategy, "shards_weights", False)
 
 
 def _cast(data: Any, dtype: torch.dtype) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from trustformers_pl.scaler import ShardedGradScaler
+
+if TYPE_CHECKING:
+    import torch
 
 
-class DynamicLossScale(torch.amp.GradScaler):
+class DynamicLossScale(ShardedGradScaler):
     """A scale that grows while gradients are finite, and falls when they are not.
 
-    Torch's own `GradScaler`, which also takes float16 gradients out of the scale (weights that are float16 themselves
+    Torch's own `GradScaler`, for shards as well, which also takes float16 gradients out of the scale (weights that are float16 themselves
     have such), with a floor.
 
     Args:
