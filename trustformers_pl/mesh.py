@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from trustformers_pl.errors import RefusedError
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.optim import Optimizer
 
+logger = logging.getLogger(__name__)
 DATA = "data_parallel"
 
 
@@ -80,6 +84,12 @@ class Wrap:
 
     def after_load(self) -> None:
         """Called when the module's weights were loaded."""
+
+
+def say_where_nothing_is_saved(device: torch.device, what: str) -> None:
+    """Say once, on rank 0, that moving something to host memory saves nothing where the device is the host."""
+    if device.type == "cpu" and rank_zero_only.rank == 0:
+        logger.warning("%s: there is no accelerator here, so offloading saves nothing; a copy is made all the same", what)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def placed_optimizer_state(optimizer: Optimizer, stored: Mapping[str, Any]) -> d
 
 
 def _state_like(value: Any, parameter: Tensor) -> Any:
-    if not isinstance(value, Tensor | Pieces):
+    if not isinstance(value, Tensor | Pieces) or isinstance(value, DTensor):
         return value
     if not isinstance(parameter, DTensor) or len(value.shape) != parameter.ndim or parameter.ndim == 0:
         return value.whole() if isinstance(value, Pieces) else value

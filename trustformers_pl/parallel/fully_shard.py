@@ -21,9 +21,10 @@ from typing_extensions import override
 from trustformers_pl.compose import USER_CLASS, user_class
 from trustformers_pl.deferred import deferred_record, fill
 from trustformers_pl.errors import RefusedError
-from trustformers_pl.mesh import Wrap
+from trustformers_pl.mesh import Wrap, say_where_nothing_is_saved
 from trustformers_pl.model_parts import sharding_roots
 from trustformers_pl.parallel.host_shards import HostShards
+from trustformers_pl.parallel.partition import refuse_begun
 from trustformers_pl.parallel.unshardable import refuse_unshardable
 from trustformers_pl.parallel.types import dtype_of
 from trustformers_pl.parallel.units import sharding_units
@@ -88,6 +89,9 @@ class FullyShard(Wrap):
             raise RefusedError(
                 f"{user_class(type(module)).__name__}: it is sharded already, by an earlier run; give this run a new one"
             )
+        if self.on_host:
+            what = "zero.offload_params" if self.offload_params else "zero.offload_optimizer"
+            say_where_nothing_is_saved(placement.device, what)
         before = dict(module.named_parameters())
         if deferred_record(module) is None:
             for group in placement.mesh.get_all_groups():
@@ -140,6 +144,7 @@ class FullyShard(Wrap):
             RefusedError: One trains something that is no parameter of the module.
         """
         for optimizer in optimizers:
+            refuse_begun(optimizer)
             for group in optimizer.param_groups:
                 group["params"] = [self._sharded.get(id(parameter), parameter) for parameter in group["params"]]
         if self._host is not None:

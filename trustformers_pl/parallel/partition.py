@@ -12,7 +12,7 @@ from torch.distributed.utils import _sync_module_states
 from typing_extensions import override
 
 from trustformers_pl.errors import RefusedError
-from trustformers_pl.mesh import Wrap
+from trustformers_pl.mesh import Wrap, say_where_nothing_is_saved
 from trustformers_pl.parallel.buckets import Bucket, Reduction, in_buckets
 from trustformers_pl.parallel.parameter_shard import ParameterShard, ShardMesh
 from trustformers_pl.parallel.publication import Publication
@@ -73,6 +73,8 @@ class Partition(Wrap):
     @override
     def place(self, module: nn.Module, placement: Placement) -> nn.Module:
         """Let all ranks start from rank 0's weights and buffers."""
+        if self.offload_optimizer:
+            say_where_nothing_is_saved(placement.device, "zero.offload_optimizer")
         self._mesh = ShardMesh.of(placement.mesh)
         for group in self._mesh.groups:
             _sync_module_states(module, group, broadcast_bucket_size=250 * MEBIBYTE, src=0, params_and_buffers_to_ignore=())
@@ -98,11 +100,7 @@ class Partition(Wrap):
 
     def _replace(self, optimizer: Optimizer) -> None:
         assert self._mesh is not None
-        if any(optimizer.state.values()):
-            raise RefusedError(
-                f"zero: {type(optimizer).__name__} has state of whole weights already; give a new optimizer, or go on "
-                "from a checkpoint"
-            )
+        refuse_begun(optimizer)
         known = {id(part.parameter) for part in self._parts}
         for group in optimizer.param_groups:
             twice = [parameter for parameter in group["params"] if id(parameter) in known]
@@ -169,6 +167,19 @@ class Partition(Wrap):
         for part in self._parts:
             part.release()
         self._parts, self._buckets, self.shards = [], [], {}
+
+
+def refuse_begun(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose state is of whole weights.
+
+    Raises:
+        RefusedError: It has made steps.
+    """
+    if any(optimizer.state.values()):
+        raise RefusedError(
+            f"zero: {type(optimizer).__name__} has state of whole weights already; give a new optimizer, or go on from a "
+            "checkpoint"
+        )
 
 
 class _ZeroGrad:

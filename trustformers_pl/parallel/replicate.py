@@ -63,6 +63,7 @@ class Replicate(Wrap):
             bucket_cap_mb=self.bucket_cap_mb,
             find_unused_parameters=self.find_unused_parameters,
             static_graph=self.static_graph,
+            gradient_as_bucket_view=True,  # else each gradient is there twice
         )
         if self.reduce_dtype is not None:
             model.register_comm_hook((placement.mesh.get_group(), self.reduce_dtype), average_as)
