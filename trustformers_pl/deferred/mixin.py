@@ -1,0 +1,34 @@
+"""A LightningModule that was built without memory gets its values before it is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trustformers_pl.deferred.filling import fill
+from trustformers_pl.deferred.modules import note_values
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class DeferredModule:
+    """Mixin for a LightningModule that was built by `deferred`.
+
+    Its values are made when Lightning configures the model, unless the strategy has an attribute `fills_values` that is
+    true: that one shards the module first, and calls `fill` itself.
+    """
+
+    def configure_model(self) -> None:
+        """The module's own `configure_model`, then the values."""
+        super().configure_model()  # type: ignore[misc]
+        if not _strategy_fills(self):
+            module: nn.Module = self  # type: ignore[assignment]
+            note_values(module)
+            fill(module)
+
+
+def _strategy_fills(module: Any) -> bool:
+    """Whether a running Trainer's strategy does it; `generate` and `export` configure a module without running one."""
+    trainer = getattr(module, "_trainer", None)
+    running = trainer is not None and trainer.state.status == "running"
+    return running and bool(getattr(trainer.strategy, "fills_values", False))
