@@ -26,10 +26,11 @@ _active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 @contextmanager
 def deferred() -> Iterator[Recorder]:
-    """Build modules in this block without memory for their tensors: `with deferred(): model = GPT()`.
+    """Within this block, modules are built without memory for their tensors.
 
-    What would be done to the tensors is recorded, and `fill` does it later, with the same bits. After the block the
-    global generators stand where ordinary construction would have left them. Within another such block it does nothing.
+    `with deferred(): model = GPT()`. What would be done to the tensors is recorded, and `fill` does it later, with the
+    same bits. After the block the global generators stand where ordinary construction would have left them. Within
+    another such block it does nothing.
 
     Raises:
         CannotRecordError: The construction needs values outside of torch. `build_deferred` goes on without.

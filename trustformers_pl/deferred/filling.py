@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from trustformers_pl.deferred.modules import KEY, REGISTERED, Entry, Path, forget_values, held
-from trustformers_pl.deferred.placing import Source, Whole, place, put_in_place_of, refuse_other_shape
+from trustformers_pl.deferred.placing import Source, Whole, part, place, put_in_place_of, refuse_other_shape
 from trustformers_pl.deferred.replay import Values, generator_put_back
 from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from trustformers_pl.deferred.record import Record
 
 SHOWN = 3
 
@@ -49,11 +51,36 @@ class Place:
         return held(self.owner, self.path)
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A value that is recorded, as the source of another module's tensor.
+
+    Attributes:
+        entry: Where.
+    """
+
+    entry: Entry
+
+    @classmethod
+    def of(cls, tensor: Tensor, record: Record) -> Recorded:
+        """The value of a tensor in a record."""
+        return cls(Entry(tensor, record, record.view(tensor)))
+
+    def read(self, region: Mapping[int, Tensor]) -> Tensor:
+        """Make the whole value; returns a part of it."""
+        assert self.entry.record is not None
+        assert self.entry.view is not None
+        values = Values(self.entry.record)
+        with torch.no_grad(), generator_put_back():
+            _carry_out(self.entry, values)
+        return part(values.tensor(self.entry.view), region)
+
+
 def fill(module: nn.Module, *, checkpoint_follows: bool | None = None) -> int:
     """Give the tensors of a deferred module their values, with the bits of ordinary construction.
 
-    A tensor that is still without memory gets it on the CPU. Others are written to: after `module.to_empty(device=...)`,
-    as a whole; a DTensor, its part on this rank. At one time there are only the values that one tensor is made of.
+    A tensor that is still without memory gets it on the CPU. Others, as after `module.to_empty(device=...)`, are
+    written to: as a whole; of a DTensor, the part on this rank. No more values are made at a time than one tensor needs.
 
     Args:
         module: Built by `deferred`, perhaps sharded since; one with all its values is left alone.
@@ -87,11 +114,7 @@ def give_attributes_their_values(module: nn.Module) -> None:
         for path, entry in one.__dict__.get(KEY, {}).items():
             if entry.record is not None and path[0] not in REGISTERED:
                 holder = held(one, path[:-1])
-                assert entry.view is not None
-                values = Values(entry.record)
-                with torch.no_grad(), generator_put_back():
-                    _carry_out(entry, values)
-                holder[path[-1]] = values.tensor(entry.view).requires_grad_(entry.tensor.requires_grad)
+                holder[path[-1]] = Recorded(entry).read({}).requires_grad_(entry.tensor.requires_grad)
                 one.__dict__[KEY][path] = Entry(holder[path[-1]])
 
 

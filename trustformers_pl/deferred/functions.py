@@ -13,10 +13,11 @@ from trustformers_pl.deferred.recorder import CPU, META, CannotRecordError
 if TYPE_CHECKING:
     from trustformers_pl.deferred.recorder import Recorder
 
+OF_TENSORS: Any = Tensor  # its attributes, typed as their values are, are descriptors
 ANSWERS: dict[Any, Any] = {
-    Tensor.is_meta.__get__: False,  # type: ignore[attr-defined]
-    Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
-    Tensor.device.__get__: CPU,  # type: ignore[attr-defined]
+    OF_TENSORS.is_meta.__get__: False,
+    OF_TENSORS.is_cpu.__get__: True,
+    OF_TENSORS.device.__get__: CPU,
 }
 LEAVE_TORCH = (Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.share_memory_, Tensor.pin_memory)
 

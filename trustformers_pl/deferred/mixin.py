@@ -30,5 +30,6 @@ class DeferredModule:
 def _strategy_fills(module: Any) -> bool:
     """Whether a running Trainer's strategy does it; `generate` and `export` configure a module without running one."""
     trainer = getattr(module, "_trainer", None)
-    running = trainer is not None and trainer.state.status == "running"
-    return running and bool(getattr(trainer.strategy, "fills_values", False))
+    if trainer is None or trainer.state.status != "running":
+        return False
+    return bool(getattr(trainer.strategy, "fills_values", False))

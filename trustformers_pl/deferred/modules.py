@@ -63,7 +63,7 @@ def note_values(module: nn.Module, record: Record | None = None) -> None:
 
 
 def deferred_record(module: nn.Module) -> Record | None:
-    """The record that the values of a module, or of one of its submodules, are to be made from; None if they are there."""
+    """The record that values of a module, or of its submodules, are to be made from; None if they are all there."""
     return next((entry.record for entry in _entries(module) if entry.record is not None), None)
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import _get_shard_size_and_offsets
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from trustformers_pl.errors import RefusedError
 
@@ -69,14 +70,14 @@ def region_of(tensor: Tensor) -> dict[int, Tensor]:
     for mesh_dim, placement in enumerate(tensor.placements):
         if isinstance(placement, Replicate):
             continue
-        if placement.is_partial():
+        if not isinstance(placement, (Shard, _StridedShard)):
             raise RefusedError(f"a tensor with the placement {placement} cannot be given a value")
-        dim, size = placement.dim, tensor.shape[placement.dim]  # type: ignore[attr-defined]
+        dim, size = placement.dim, tensor.shape[placement.dim]
         before = region.get(dim, torch.arange(size))
         length, index = _get_shard_size_and_offsets(
             len(before), mesh.size(mesh_dim), mesh.get_local_rank(mesh_dim), placement, before, size, False
         )
-        region[dim] = index if length else before[:0]
+        region[dim] = before[:0] if index is None or length == 0 else index
     return region
 
 
@@ -111,6 +112,6 @@ def put_in_place_of(tensor: Tensor, value: Tensor, owner: nn.Module, name: str) 
     new = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
     new.__dict__.update(vars(tensor))
     try:
-        torch.utils.swap_tensors(tensor, new)
+        torch.utils.swap_tensors(tensor, new)  # type: ignore[no-untyped-call]
     except RuntimeError:  # someone holds it weakly, as `nn.LSTM` does; then the module gets a new one
         setattr(owner, name, new)

@@ -48,7 +48,7 @@ class View:
     def of(self, storage: UntypedStorage) -> Tensor:
         """The tensor that views this storage."""
         empty = torch.empty(0, dtype=self.dtype, device=storage.device)
-        return empty.set_(storage, self.offset, self.size, self.stride)  # type: ignore[call-overload,no-any-return]
+        return empty.set_(storage, self.offset, self.size, self.stride)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Record:
         number = self._numbers.get(tensor.untyped_storage()._cdata)
         if number is None:
             return None
-        return View(number, tensor.dtype, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        return View(number, tensor.dtype, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
 
     def add_storage(self, tensor: Tensor) -> int:
         """Give a tensor's storage a number."""

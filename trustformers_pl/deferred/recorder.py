@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 META, CPU = torch.device("meta"), torch.device("cpu")
-UNINITIALISED = (aten.empty, aten.empty_like, aten.empty_strided, aten.empty_permuted)
-UNINITIALISED += (aten.new_empty, aten.new_empty_strided)
+UNINITIALISED = frozenset(
+    (aten.empty, aten.empty_like, aten.empty_strided, aten.empty_permuted, aten.new_empty, aten.new_empty_strided)
+)
 # How many storages are kept of those whose values were needed last: `trunc_normal_` asks again and again whether what
 # it has drawn, what it draws instead, and the two put together lie within its bounds.
 KEPT = 3
@@ -29,7 +30,7 @@ class CannotRecordError(RefusedError):
     """A construction does something to tensors that can only be done with values; the message says what."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it the CPU's tensors are made on the meta device.
 
     Draws are done on memory that is dropped soon, so that the generators go on as ever: numbers that are drawn on
@@ -42,7 +43,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = Record()
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}
         self._values = Values(self.record)
@@ -87,7 +88,7 @@ class Recorder(TorchDispatchMode):
         before = (generator or torch.default_generator).get_state() if draws else None
         arguments, keywords = tree_map(self._without_memory, (arguments, keywords))
         views = tree_map(self._viewed, (arguments, keywords))  # before it runs: `t_()` changes what its argument is
-        reads, writes = _inputs(function, *views, View)
+        reads, writes = _inputs(function, views[0], views[1], View)
         try:
             returned = function(*arguments, **keywords)
         except Exception as error:
@@ -123,7 +124,7 @@ class Recorder(TorchDispatchMode):
 
     def _now(self, function: Any, views: Any) -> Any:
         """What an operator returns whose answer follows from values; tensors become constants."""
-        reads, _ = _inputs(function, *views, View)
+        reads, _ = _inputs(function, views[0], views[1], View)
         self._compute([view.storage for view in reads])
         returned = self._values.call(Operation(function, _on_cpu(views), (), (), {}, None))
         answer = tree_map(lambda leaf: self.constant(leaf) if isinstance(leaf, Tensor) else leaf, returned)

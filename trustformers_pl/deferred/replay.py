@@ -47,13 +47,13 @@ class Values:
             if constant is not None and number not in self.record.writers:
                 return constant
             size = self.record.sizes[number]
-            self.storages[number] = torch.UntypedStorage(size) if constant is None else constant.clone()
+            self.storages[number] = _memory(size) if constant is None else _copy(constant)
         return self.storages[number]
 
     def own(self, number: int) -> None:
         """Let a storage that is a constant of the record be a copy of it, for someone who will change it."""
         if number not in self.storages and number in self.record.constants:
-            self.storages[number] = self.record.constants[number].clone()
+            self.storages[number] = _copy(self.record.constants[number])
 
     def carry_out(self, positions: Sequence[int], keep: Collection[int]) -> None:
         """Carry out some operations, in order; memory that is not to be kept is freed after its last use.
@@ -96,6 +96,15 @@ class Values:
             else:  # the CPU lays it out in another way than the meta device said
                 self.storages.pop(view.storage, None)
                 self.tensor(view).copy_(leaves[position])
+
+
+def _memory(size: int) -> UntypedStorage:
+    return torch.empty(size, dtype=torch.uint8).untyped_storage()
+
+
+def _copy(storage: UntypedStorage) -> UntypedStorage:
+    copy: UntypedStorage = storage.clone()  # type: ignore[no-untyped-call]
+    return copy
 
 
 def _touched(operation: Operation) -> set[int]:
