@@ -50,6 +50,7 @@ def deferred() -> Iterator[Recorder]:
             yield recorder
     finally:
         _active.reset(token)
+        recorder.close()
     below = {id(inner) for module in seen.values() for inner in module.modules() if inner is not module}
     for module in (module for key, module in seen.items() if key not in below):
         note_values(module, recorder.record)

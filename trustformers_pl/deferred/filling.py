@@ -64,7 +64,7 @@ class Recorded:
     @classmethod
     def of(cls, tensor: Tensor, record: Record) -> Recorded:
         """The value of a tensor in a record."""
-        return cls(Entry(tensor, record, record.view(tensor)))
+        return cls(Entry(tensor, None, record, record.view(tensor)))
 
     def read(self, region: Mapping[int, Tensor]) -> Tensor:
         """Make the whole value; returns a part of it."""
@@ -80,7 +80,8 @@ def fill(module: nn.Module, *, checkpoint_follows: bool | None = None) -> int:
     """Give the tensors of a deferred module their values, with the bits of ordinary construction.
 
     A tensor that is still without memory gets it on the CPU. Others, as after `module.to_empty(device=...)`, are
-    written to: as a whole; of a DTensor, the part on this rank. No more values are made at a time than one tensor needs.
+    written to: as a whole; of a DTensor, the part on this rank. No more values are made at a time than one tensor
+    needs.
 
     Args:
         module: Built by `deferred`, perhaps sharded since; one with all its values is left alone.
@@ -114,8 +115,8 @@ def give_attributes_their_values(module: nn.Module) -> None:
         for path, entry in one.__dict__.get(KEY, {}).items():
             if entry.record is not None and path[0] not in REGISTERED:
                 holder = held(one, path[:-1])
-                holder[path[-1]] = Recorded(entry).read({}).requires_grad_(entry.tensor.requires_grad)
-                one.__dict__[KEY][path] = Entry(holder[path[-1]])
+                value = Recorded(entry).read({}).requires_grad_(entry.tensor.requires_grad)
+                holder[path[-1]], one.__dict__[KEY][path] = value, Entry(value, value.detach())
 
 
 def _places(module: nn.Module, sources: Mapping[tuple[int, str], Source]) -> Iterator[Place]:
@@ -174,10 +175,10 @@ def _fill_one(one: Place, values: Values | None, only_space: bool) -> None:
         source = one.source
     elif values is not None and entry.view is not None:
         source = Whole(values.tensor(entry.view))
-    elif tensor is entry.tensor:
+    elif entry.value is None or entry.value.data_ptr() == tensor.data_ptr():
         return
     else:
-        source = Whole(entry.tensor)
+        source = Whole(entry.value)
     if tensor.is_meta:
         _give_memory(one, tensor, source)
     else:

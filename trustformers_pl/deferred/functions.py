@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -46,6 +47,8 @@ class AsOnTheCpu(TorchFunctionMode):
             return self._recorder.value(args[0]).tolist()
         if func is Tensor.__deepcopy__:
             return _copied(*args)
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            return func(args[0], _with_tensors(args[1]), *args[2:])
         if func is Tensor.cpu:
             return args[0]
         if func is Tensor.to:
@@ -61,6 +64,15 @@ def _is_recorded(value: Any) -> bool:
 def _stays(argument: Any) -> Any:
     """A recorded tensor says that it lies on the CPU, so that moving it there changes nothing."""
     return META if isinstance(argument, (str, torch.device)) and torch.device(argument) == CPU else argument
+
+
+def _with_tensors(index: Any) -> Any:
+    """An index whose lists of numbers are tensors; torch would make tensors without values of them."""
+    if isinstance(index, tuple):
+        return tuple(map(_with_tensors, index))
+    if isinstance(index, np.ndarray) or (isinstance(index, list) and all(isinstance(one, int) for one in index)):
+        return torch.tensor(index)
+    return index
 
 
 def _copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:

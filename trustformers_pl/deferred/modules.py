@@ -27,11 +27,13 @@ class Entry:
 
     Attributes:
         tensor: The very tensor, when it was noted; equal ones are tied.
-        record: Where its value is recorded; None where the tensor has its value.
+        value: Its value, where it has one: the memory that it had, as `to_empty` gives a tensor another.
+        record: Where its value is recorded, if not.
         view: What it is in the record.
     """
 
     tensor: Tensor
+    value: Tensor | None = None
     record: Record | None = None
     view: View | None = None
 
@@ -93,9 +95,9 @@ def _entry(tensor: Tensor, records: list[Record], known: Entry | None) -> Entry 
     if isinstance(tensor, DTensor):  # sharded since it was noted: its whole value is the one that was noted
         return known
     if not tensor.is_meta:
-        return Entry(tensor)
+        return Entry(tensor, tensor.detach())
     views = ((record, record.view(tensor)) for record in records)
-    found = next((Entry(tensor, record, view) for record, view in views if view is not None), None)
+    found = next((Entry(tensor, None, record, view) for record, view in views if view is not None), None)
     # One that is not in a record was converted since, as by `half()`; its value will be too.
     return known if found is None and known is not None and known.tensor.shape == tensor.shape else found
 

@@ -21,8 +21,8 @@ META, CPU = torch.device("meta"), torch.device("cpu")
 UNINITIALISED = frozenset(
     (aten.empty, aten.empty_like, aten.empty_strided, aten.empty_permuted, aten.new_empty, aten.new_empty_strided)
 )
-# How many storages are kept of those whose values were needed last: `trunc_normal_` asks again and again whether what
-# it has drawn, what it draws instead, and the two put together lie within its bounds.
+# How many values are kept for the next question, and for how many draws after the last one. `trunc_normal_` asks again
+# and again whether what it has drawn, what it draws instead, and the two put together lie within its bounds.
 KEPT = 3
 
 
@@ -48,6 +48,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}
         self._values = Values(self.record)
         self._since: dict[int, int] = {}
+        self._draws_since_asked = KEPT
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Record an operator, or carry it out if it is about real tensors only."""
@@ -69,8 +70,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             view = self._view(tensor)
             self._compute([view.storage])
             found = self._values.tensor(view).clone()
-            self._forget_old()
+            self._asked()
         return found
+
+    def close(self) -> None:
+        """Free what was kept for questions."""
+        self._draws_since_asked = KEPT
+        self._forget_old()
 
     def constant(self, tensor: Tensor) -> Tensor:
         """A tensor on the meta device that has the value that a real one has now."""
@@ -95,8 +101,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if writes or draws:
                 raise CannotRecordError(f"{function} needs values: {_first_line(error)}") from error
             return self._now(function, views)
+        self._refuse_other_size(function, writes)
         if torch.Tag.inplace_view not in function.tags and function.overloadpacket is not aten.set_:
-            self._refuse_other_size(function, writes)
             operation = Operation(function, _on_cpu(views), tuple(reads), tuple(writes), self._made(returned), before)
             self._append(operation, generator)
         return returned
@@ -109,6 +115,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         position = self.record.add(operation)
         if operation.generator is not None:
             self._at_hand(operation.outcome, position + 1)
+            self._draws_since_asked += 1
             self._forget_old()
 
     def _draw(self, operation: Operation, generator: torch.Generator | None) -> None:
@@ -128,7 +135,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._compute([view.storage for view in reads])
         returned = self._values.call(Operation(function, _on_cpu(views), (), (), {}, None))
         answer = tree_map(lambda leaf: self.constant(leaf) if isinstance(leaf, Tensor) else leaf, returned)
-        self._forget_old()
+        self._asked()
         return answer
 
     def _compute(self, numbers: Sequence[int]) -> None:
@@ -148,8 +155,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._since.pop(number, None)  # the newest stand last
                 self._since[number] = since
 
+    def _asked(self) -> None:
+        self._draws_since_asked = 0
+        self._forget_old()
+
     def _forget_old(self) -> None:
-        while len(self._since) > KEPT:
+        while len(self._since) > (KEPT if self._draws_since_asked < KEPT else 0):
             del self._since[next(iter(self._since))]
         self._values.storages = {number: self._values.storages[number] for number in self._since}
 
