@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import building_blocks as blocks
 import numpy as np
 import pytest
+import tiny_deferred as blocks
 import torch
 from torch import nn
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import deferred_job
+import deferred_shards
 import pytest
 
 from trustformers_pl.testing import Ranks
@@ -21,7 +21,7 @@ def test_any_number_of_ranks_gives_the_same_bits(kind: str) -> None:
         pytest.importorskip("transformers")
     digests = set()
     for ranks in (1, 2, 4):
-        for wrong, digest, same_outputs in Ranks().run(ranks, deferred_job.differences, kind, ranks):
+        for wrong, digest, same_outputs in Ranks().run(ranks, deferred_shards.differences, kind, ranks):
             assert wrong == []
             assert same_outputs
             digests.add(digest)
@@ -29,11 +29,11 @@ def test_any_number_of_ranks_gives_the_same_bits(kind: str) -> None:
 
 
 def test_shards_of_two_dimensions() -> None:
-    assert Ranks().run(4, deferred_job.in_two_dimensions) == [[]] * 4
+    assert Ranks().run(4, deferred_shards.in_two_dimensions) == [[]] * 4
 
 
 def test_other_placements() -> None:
-    assert Ranks().run(4, deferred_job.by_hand) == [[]] * 4
+    assert Ranks().run(4, deferred_shards.by_hand) == [[]] * 4
 
 
 CODE = """

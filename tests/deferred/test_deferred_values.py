@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import building_blocks as blocks
 import pytest
+import tiny_deferred as blocks
 import torch
 from torch import nn
 

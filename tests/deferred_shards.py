@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import building_blocks as blocks
+import tiny_deferred as blocks
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
