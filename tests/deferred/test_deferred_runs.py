@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import phased
 import pytest
 import tiny
 import tiny_deferred as blocks
@@ -14,6 +15,7 @@ import torch
 from trustformers_pl import assemble
 from trustformers_pl.checkpoint import load
 from trustformers_pl.deferred import DeferredModule, deferred, deferred_record
+from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +70,11 @@ def recipe(write: Callable[..., str], install: Callable[..., None]) -> Callable[
     return recipe_
 
 
+def surgeon(install: Callable[..., None], section: str, answer: str, phase: str = "surgery", more: str = "") -> None:
+    source = phased.feature("modify_module", phase, answer, "provides=frozenset({'module-structure'})" + more)
+    install(f"{section}-pack", source, trustformers_pl={section: "Feature"})
+
+
 def weights(folder: str, step: int = 4) -> Any:
     return load(f"{folder}/checkpoints/step-{step:08d}")["state_dict"]
 
@@ -105,6 +112,57 @@ def test_other_commands_fill_what_no_strategy_does(recipe: Callable[[bool], str]
     code, out, err = command("generate", path, "--fills={}", "--prompt=the", "--max-new-tokens=3", "--temperature=0")
     assert (code, err) == (0, "")
     assert out.startswith("the")
+
+
+SECTIONS: dict[str, Any] = {
+    "model": {"class_path": "tiny.Composable"},
+    "data": {"class_path": "tiny.Data"},
+    "trainer": {"max_steps": 3, "accelerator": "cpu", "devices": 1},
+    "optimizer": {"name": "adamw", "lr": 0.1},
+}
+
+
+def fitted(sections: dict[str, Any], folder: str) -> dict[str, torch.Tensor]:
+    run = assemble({**sections, "trainer": {**sections["trainer"], "default_root_dir": folder}})
+    run.fit()
+    return blocks.named(run.module)
+
+
+@pytest.mark.parametrize("fills", [True, False])
+def test_features_change_weights_that_have_no_values_yet(
+    recipe: Callable[[bool], str], install: Callable[..., None], fills: bool
+) -> None:
+    recipe(fills)
+    surgeon(install, "adapter", "phased.adapt")
+    surgeon(install, "scale", "part('phased:Scale', 2.0)", more=", after=frozenset({'adapter'})")
+    surgeon(install, "drawn", "phased.randomise", "materialise")
+    for chosen in (("adapter",), ("adapter", "scale"), ("drawn",)):
+        changed = {**SECTIONS, **{name: {} for name in chosen}}
+        # Source: the same features on a module that has its values.
+        found, expected = fitted({**changed, "fills": {}}, "deferred"), fitted(changed, "plain")
+        assert blocks.differing(found, expected) == []
+
+
+def test_a_feature_that_takes_values_out_of_torch_is_refused(
+    recipe: Callable[[bool], str], install: Callable[..., None]
+) -> None:
+    recipe(True)
+    surgeon(install, "outside", "__import__('test_deferred_runs').outside")
+    with pytest.raises(
+        RefusedError, match="outside: its SURGERY transform needs the values of weights, which are made"
+    ):
+        assemble({**SECTIONS, "fills": {}, "outside": {}}).fit()
+
+
+def outside(module: Any, context: Any) -> None:
+    module.layer.weight.detach().numpy()
+
+
+def test_weights_of_another_run_are_loaded_before_sharding(recipe: Callable[[bool], str]) -> None:
+    recipe(True)
+    fitted({**SECTIONS, "checkpoint": {}}, "first")
+    later = {**SECTIONS, "seed": 9, "pretrained": {"path": "first"}}
+    assert blocks.differing(fitted({**later, "fills": {}}, "deferred"), fitted(later, "plain")) == []
 
 
 def test_explain_builds_without_memory_and_without_draws(recipe: Callable[[bool], str], command: Any) -> None:

@@ -223,6 +223,15 @@ def test_checkpoints_bring_values_so_that_none_are_made() -> None:
     assert blocks.differing(blocks.named(module), blocks.named(ordinary)) == []
 
 
+def test_tensors_can_be_told_apart_by_their_addresses() -> None:
+    with deferred():
+        first, second = torch.rand(4), torch.rand(4)
+        assert first.data_ptr() == first[:2].view(2, 1).data_ptr()
+        assert first[1:].data_ptr() - first.data_ptr() == 4
+        assert first.data_ptr() != second.data_ptr()
+        assert first[:0].data_ptr() == 0
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deferred_shards
+import phased
 import pytest
 import tiny_deferred as blocks
 import torch
 from tiny_hf import bert, gguf_llama, llama, ragged, transformers
 
+from trustformers_pl import ModulePhases
 from trustformers_pl.deferred import deferred, deferred_record, fill
 from trustformers_pl.errors import RecipeError
 from trustformers_pl.models import HFCausalLM, HFSequenceClassifier
@@ -141,6 +143,17 @@ def test_a_forward_pass_fills_what_was_not_filled() -> None:
     _, other = built(lambda: HFCausalLM(path="llama"))
     other.save_pretrained("saved")
     assert tensor_bytes("saved") == tensor_bytes("llama")
+
+
+def test_layers_that_were_wrapped_and_weights_that_were_changed() -> None:
+    llama()
+    ordinary, module = built(lambda: HFCausalLM(path="llama"))
+    for model in (ordinary, module):
+        phases = ModulePhases({"surgery": [phased.adapt, phased.Scale(2.0)]})
+        phases.run(model, None)
+    fill(module)
+    assert blocks.differing(blocks.named(module), blocks.named(ordinary)) == []
+    assert module.files.bytes_read == tensor_bytes("llama")
 
 
 def test_a_checkpoint_brings_the_weights_and_nothing_is_read() -> None:

@@ -7,17 +7,20 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules import module as registration
 
 from trustformers_pl.deferred.filling import give_attributes_their_values
 from trustformers_pl.deferred.functions import AsOnTheCpu
-from trustformers_pl.deferred.modules import note_values
+from trustformers_pl.deferred.modules import deferred_record, note_values
+from trustformers_pl.deferred.record import Record
 from trustformers_pl.deferred.recorder import CannotRecordError, Recorder
 from trustformers_pl.randomness import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 Built = TypeVar("Built")
@@ -39,22 +42,49 @@ def deferred() -> Iterator[Recorder]:
     if outer is not None:
         yield outer
         return
-    recorder, seen = Recorder(), dict[int, nn.Module]()
-    token = _active.set(recorder)
-    try:
-        with ExitStack() as stack:
-            for handle in _watched(seen):
-                stack.callback(handle.remove)
-            stack.enter_context(recorder)
-            stack.enter_context(AsOnTheCpu(recorder))
-            yield recorder
-    finally:
-        _active.reset(token)
-        recorder.close()
+    seen: dict[int, nn.Module] = {}
+    with ExitStack() as stack:
+        for handle in _watched(seen):
+            stack.callback(handle.remove)
+        recorder = stack.enter_context(_recording(Record()))
+        yield recorder
+    recorder.record.built = len(recorder.record.operations)
     below = {id(inner) for module in seen.values() for inner in module.modules() if inner is not module}
     for module in (module for key, module in seen.items() if key not in below):
         note_values(module, recorder.record)
         give_attributes_their_values(module)
+
+
+@contextmanager
+def still_deferred(module: nn.Module) -> Iterator[None]:
+    """Within this block, what is done to a deferred module is recorded too, and what is added to it has no memory.
+
+    Without it, an operator on tensors of the meta device does nothing and says nothing. A module that has its values,
+    or is sharded, is left alone.
+
+    Raises:
+        CannotRecordError: Something needs values outside of torch.
+    """
+    record = deferred_record(module)
+    if record is None or any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        yield
+        return
+    with _recording(record):
+        yield
+    note_values(module, record)
+    give_attributes_their_values(module)
+
+
+@contextmanager
+def _recording(record: Record) -> Iterator[Recorder]:
+    recorder = Recorder(record)
+    token = _active.set(recorder)
+    try:
+        with recorder, AsOnTheCpu(recorder):
+            yield recorder
+    finally:
+        _active.reset(token)
+        recorder.close()
 
 
 def is_deferring() -> bool:

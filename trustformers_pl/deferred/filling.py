@@ -104,8 +104,8 @@ def fill(module: nn.Module, *, checkpoint_follows: bool | None = None) -> int:
     with torch.no_grad(), generator_put_back():
         most = max(_fill_together(group, brought, done) for group in _by_storage(places))
     _tie_again(places)
-    forget_values(module)
     _refuse_left_over(module)
+    forget_values(module)
     return most
 
 
@@ -132,13 +132,9 @@ def _places(module: nn.Module, sources: Mapping[tuple[int, str], Source]) -> Ite
 
 
 def _sources(module: nn.Module) -> dict[tuple[int, str], Source]:
-    """What modules read from elsewhere: those that have `value_sources() -> {name: Source}`."""
-    found: dict[tuple[int, str], Source] = {}
-    for one in list(module.modules()):
-        for name, source in getattr(one, "value_sources", dict)().items():
-            owner, _, last = name.rpartition(".")
-            found[id(one.get_submodule(owner)), last] = source
-    return found
+    """What modules read from elsewhere: those that have `value_sources() -> [(owner, name in it, Source)]`."""
+    lists = [one.value_sources() for one in module.modules() if callable(getattr(one, "value_sources", None))]  # type: ignore[operator]
+    return {(id(owner), name): source for found in lists for owner, name, source in found}
 
 
 def _by_storage(places: list[Place]) -> list[list[Place]]:
@@ -172,7 +168,7 @@ def _fill_one(one: Place, values: Values | None, only_space: bool) -> None:
     if only_space and not tensor.is_meta:
         return
     if one.source is not None:
-        source = one.source
+        source = _changed_since(entry, one.source)
     elif values is not None and entry.view is not None:
         source = Whole(values.tensor(entry.view))
     elif entry.value is None or entry.value.data_ptr() == tensor.data_ptr():
@@ -183,6 +179,17 @@ def _fill_one(one: Place, values: Values | None, only_space: bool) -> None:
         _give_memory(one, tensor, source)
     else:
         place(tensor, source, one.name)
+
+
+def _changed_since(entry: Entry, source: Source) -> Source:
+    """A value that is read from elsewhere, after what was done to it since the module was built."""
+    record, view = entry.record, entry.view
+    if record is None or view is None or max(record.writers.get(view.storage, ()), default=-1) < record.built:
+        return source
+    values = Values(record)
+    values.tensor(view).copy_(source.read({}))
+    values.carry_out(record.needed([view.storage], {view.storage: record.built}).positions, {view.storage})
+    return Whole(values.tensor(view))
 
 
 def _give_memory(one: Place, tensor: Tensor, source: Source) -> None:

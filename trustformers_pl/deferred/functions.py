@@ -20,7 +20,7 @@ ANSWERS: dict[Any, Any] = {
     OF_TENSORS.is_cpu.__get__: True,
     OF_TENSORS.device.__get__: CPU,
 }
-LEAVE_TORCH = (Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.share_memory_, Tensor.pin_memory)
+LEAVE_TORCH = (Tensor.numpy, Tensor.__array__, Tensor.share_memory_, Tensor.pin_memory)
 
 
 class AsOnTheCpu(TorchFunctionMode):
@@ -43,6 +43,8 @@ class AsOnTheCpu(TorchFunctionMode):
             return ANSWERS[func]
         if func in LEAVE_TORCH:
             raise CannotRecordError(f"it takes the values of weights out of torch ({func.__name__})")
+        if func is Tensor.data_ptr:
+            return self._recorder.address(args[0])
         if func is Tensor.tolist:
             return self._recorder.value(args[0]).tolist()
         if func is Tensor.__deepcopy__:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.deferred.filling import fill
-from trustformers_pl.deferred.modules import note_values
+from trustformers_pl.deferred.modules import deferred_record, note_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +25,11 @@ class DeferredModule:
             module: nn.Module = self  # type: ignore[assignment]
             note_values(module)
             fill(module)
+
+    def cpu(self) -> Any:
+        """As torch's; without values there is nothing to move, and Lightning does so after an error."""
+        module: nn.Module = self  # type: ignore[assignment]
+        return self if deferred_record(module) is not None else super().cpu()  # type: ignore[misc]
 
 
 def _strategy_fills(module: Any) -> bool:

@@ -96,12 +96,14 @@ class Record:
         sizes: Bytes of each storage.
         constants: Storages whose values were there, such as those made from Python numbers.
         writers: Storage -> positions of the operations that make or change it.
+        built: How many operations are those of the construction; the others changed the module afterwards.
     """
 
     operations: list[Operation] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     constants: dict[int, UntypedStorage] = field(default_factory=dict)
     writers: dict[int, list[int]] = field(default_factory=dict)
+    built: int = 0
     _numbers: dict[int, int] = field(default_factory=dict)
     _held: list[UntypedStorage] = field(default_factory=list)  # so that no address is used again
 

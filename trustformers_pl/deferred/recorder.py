@@ -24,6 +24,7 @@ UNINITIALISED = frozenset(
 # How many values are kept for the next question, and for how many draws after the last one. `trunc_normal_` asks again
 # and again whether what it has drawn, what it draws instead, and the two put together lie within its bounds.
 KEPT = 3
+NOWHERE = 1 << 62
 
 
 class CannotRecordError(RefusedError):
@@ -38,13 +39,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     is computed from what was recorded until then.
 
     Attributes:
-        record: What was recorded.
+        record: What was recorded, to go on with.
         generators: Those of their own that draws were made from, with their states before the first draw.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, record: Record) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.record = Record()
+        self.record = record
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}
         self._values = Values(self.record)
         self._since: dict[int, int] = {}
@@ -72,6 +73,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = self._values.tensor(view).clone()
             self._asked()
         return found
+
+    def address(self, tensor: Tensor) -> int:
+        """A number that tells whether two tensors begin at the same place; no machine has memory there."""
+        with torch._C.DisableTorchFunction():
+            view = self._view(tensor)
+            return NOWHERE + (view.storage << 40) + view.offset * view.dtype.itemsize if view.numel else 0
 
     def close(self) -> None:
         """Free what was kept for questions."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from lightning import LightningModule
 
-from trustformers_pl.deferred import Whole, deferred_record, fill
+from trustformers_pl.deferred import Whole, deferred_record, fill, is_deferring
 from trustformers_pl.models.hf_folder import ModelFolder
 from trustformers_pl.models.hf_saving import save_model
 from trustformers_pl.models.hf_slices import NotByPartsError, parts_of
@@ -61,6 +61,8 @@ class PretrainedModule(LightningModule):
         self.weights_dtype: torch.dtype = getattr(torch, dtype)
         self._skeleton = partial(self.folder.skeleton, self.auto_class, self.weights_dtype, changes, fixed)
         self.model: Any = self._skeleton()
+        # Where each tensor is, however the modules are called once features have changed the model.
+        self._places = _owners(self.model) if is_deferring() else {}
         self._read = False
         # What the pretrained weights lack starts from numbers that follow from the run's seed at this point, however
         # much is drawn before the weights are read.
@@ -86,14 +88,17 @@ class PretrainedModule(LightningModule):
         _take_over(self.model, loaded)
         self._read = True
 
-    def value_sources(self) -> dict[str, Source]:
+    def value_sources(self) -> list[tuple[nn.Module, str, Source]]:
         """Where `fill` finds the weights: in the folder, by parts where that can be; nothing once they are there.
+
+        Returns:
+            The module that has the tensor, its name there, and where its value is read.
 
         Raises:
             RecipeError: The folder does not hold the weights of such a model.
         """
         if self._read or not self._is_deferred():
-            return {}
+            return []
         try:
             parts = parts_of(self.folder, self._skeleton, self._new_weights_seed)
         except NotByPartsError as reason:
@@ -103,7 +108,8 @@ class PretrainedModule(LightningModule):
             self._tell(parts.started_anew)
             self.files, found = parts.files, parts.sources
         self._read = True
-        return {f"model.{name}": source for name, source in found.items()}
+        places, self._places = self._places, {}
+        return [(*places[name], source) for name, source in found.items() if name in places]
 
     def _make_ready(self) -> None:
         if not self._read and self._is_deferred():
@@ -163,6 +169,15 @@ def _read_unless_replaced(module: Any, state_dict: Mapping[str, Any], prefix: st
         module._read = True
     else:
         module.read_weights()
+
+
+def _owners(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Name of a parameter or a buffer -> the module that has it, and its name there."""
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for prefix, one in model.named_modules(remove_duplicate=False):
+        for name in (*one._parameters, *one._buffers):
+            found[f"{prefix}.{name}" if prefix else name] = one, name
+    return found
 
 
 def _stored_names(model: nn.Module) -> list[str]:
