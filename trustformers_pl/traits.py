@@ -49,13 +49,13 @@ class Trait(StrEnum):
     """`loss` takes weights by sample. By modules; for features that weigh samples."""
     MODULE_STRUCTURE = "module-structure"
     """The `state_dict` is another than the user's. By features with such surgery, which the engine asks it of."""
-    DEFERRED_VALUES = "deferred-values"
-    """The module is sharded before its weights have values. By features whose strategy calls `fill`, for the engine,
-    which builds the model section by `deferred` then."""
     CHECKPOINTS = "checkpoints"
     """The run is saved while it trains. By whoever claims the slot of this name; for features that go back."""
     MESH = "mesh"
     """A device mesh is there. By its dimensions; refused by strategies of their own."""
+    DEFERRED_VALUES = "deferred-values"
+    """The module is built on the meta device, and gets its values where they will lie. By sharding of weights; asked
+    for by the engine when it builds the module."""
 
 
 OF_MODULES: Mapping[str, str] = {

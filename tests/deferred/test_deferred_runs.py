@@ -13,6 +13,7 @@ import tiny_deferred as blocks
 import torch
 
 from trustformers_pl import assemble
+from trustformers_pl.assembly import Live
 from trustformers_pl.checkpoint import load
 from trustformers_pl.deferred import DeferredModule, deferred, deferred_record
 from trustformers_pl.errors import RefusedError
@@ -189,6 +190,19 @@ class ThroughNumpy(tiny.Composable):
     def __init__(self) -> None:
         super().__init__()
         self.layer.weight.detach().numpy()
+
+
+def test_a_live_model_that_was_built_so_is_filled() -> None:
+    torch.manual_seed(1)
+    ordinary = tiny.Composable()
+    torch.manual_seed(1)
+    with deferred():
+        module = tiny.Composable()
+    sections = {name: value for name, value in SECTIONS.items() if name != "model"}
+    for live in (ordinary, module):
+        run = assemble({**sections, "trainer": {**sections["trainer"], "max_steps": 3}}, live=Live(model=live))
+        run.fit(resume="never")
+    assert blocks.differing(blocks.named(module), blocks.named(ordinary)) == []
 
 
 class Filled(DeferredModule, tiny.Plain):
