@@ -156,6 +156,28 @@ def test_layers_that_were_wrapped_and_weights_that_were_changed() -> None:
     assert module.files.bytes_read == tensor_bytes("llama")
 
 
+def larger_vocabulary(module: Any, context: Any) -> None:
+    """New rows beside the pretrained ones, as for added tokens, and a layer that begins as a copy of another."""
+    old = module.model.model.embed_tokens
+    new = torch.nn.Embedding(300, old.embedding_dim)
+    with torch.no_grad():
+        new.weight[:256] = old.weight
+        module.copied = torch.nn.Linear(16, 16, bias=False)
+        module.copied.weight.copy_(module.model.model.layers[0].self_attn.q_proj.weight * 2)
+    module.model.model.embed_tokens = new
+
+
+def test_new_weights_that_are_made_of_pretrained_ones() -> None:
+    llama()
+    ordinary, module = built(lambda: HFCausalLM(path="llama"))
+    for model in (ordinary, module):
+        ModulePhases({"surgery": [larger_vocabulary]}).run(model, None)
+    fill(module)
+    assert blocks.differing(blocks.named(module), blocks.named(ordinary)) == []
+    query = module.model.model.layers[0].self_attn.q_proj.weight
+    assert torch.equal(module.copied.weight, 2 * query)
+
+
 def test_a_checkpoint_brings_the_weights_and_nothing_is_read() -> None:
     llama()
     ordinary, module = built(lambda: HFCausalLM(path="llama"))

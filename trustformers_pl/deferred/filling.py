@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from trustformers_pl.deferred.modules import KEY, REGISTERED, Entry, Path, forget_values, held
 from trustformers_pl.deferred.placing import Source, Whole, part, place, put_in_place_of, refuse_other_shape
-from trustformers_pl.deferred.replay import Values, generator_put_back
+from trustformers_pl.deferred.replay import Base, Values, generator_put_back
 from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Recorded:
         assert self.entry.view is not None
         values = Values(self.entry.record)
         with torch.no_grad(), generator_put_back():
-            _carry_out(self.entry, values)
+            values.make(self.entry.view.storage)
         return part(values.tensor(self.entry.view), region)
 
 
@@ -97,12 +97,13 @@ def fill(module: nn.Module, *, checkpoint_follows: bool | None = None) -> int:
     if checkpoint_follows is None:
         checkpoint_follows = getattr(module, "checkpoint_follows", False) and getattr(module, "strict_loading", True)
     brought = frozenset(module.state_dict()) if checkpoint_follows else frozenset()
-    places = list(_places(module, {} if checkpoint_follows else _sources(module)))
+    sources = [] if checkpoint_follows else _sources(module)
+    places = list(_places(module, {(id(owner), name): source for owner, name, source in sources}))
     if not places:
         return 0
     done: dict[int, Tensor] = {}
     with torch.no_grad(), generator_put_back():
-        most = max(_fill_together(group, brought, done) for group in _by_storage(places))
+        most = max(_fill_together(group, brought, _bases(sources), done) for group in _by_storage(places))
     _tie_again(places)
     _refuse_left_over(module)
     forget_values(module)
@@ -131,10 +132,21 @@ def _places(module: nn.Module, sources: Mapping[tuple[int, str], Source]) -> Ite
                 yield Place(one, path, ".".join([prefix] * bool(prefix) + [str(path[-1])]), entry, source)
 
 
-def _sources(module: nn.Module) -> dict[tuple[int, str], Source]:
+def _sources(module: nn.Module) -> list[tuple[nn.Module, str, Source]]:
     """What modules read from elsewhere: those that have `value_sources() -> [(owner, name in it, Source)]`."""
     lists = [one.value_sources() for one in module.modules() if callable(getattr(one, "value_sources", None))]  # type: ignore[operator]
-    return {(id(owner), name): source for found in lists for owner, name, source in found}
+    return [item for found in lists for item in found]
+
+
+def _bases(sources: list[tuple[nn.Module, str, Source]]) -> dict[int, dict[int, Base]]:
+    """By the `id` of a record: storages that are read from elsewhere, also of modules that were replaced since."""
+    found: dict[int, dict[int, Base]] = {}
+    for owner, name, source in sources:
+        for kind in REGISTERED:
+            entry = owner.__dict__.get(KEY, {}).get((kind, name))
+            if entry is not None and entry.view is not None:
+                found.setdefault(id(entry.record), {})[entry.view.storage] = entry.view, source
+    return found
 
 
 def _by_storage(places: list[Place]) -> list[list[Place]]:
@@ -147,13 +159,17 @@ def _by_storage(places: list[Place]) -> list[list[Place]]:
     return list(groups.values())
 
 
-def _fill_together(group: list[Place], brought: frozenset[str], done: dict[int, Tensor]) -> int:
+def _fill_together(
+    group: list[Place], brought: frozenset[str], bases: dict[int, dict[int, Base]], done: dict[int, Tensor]
+) -> int:
     """Fill places whose values share memory; returns the most bytes that making them took at one time."""
     only_space = all(one.registered and one.name in brought for one in group)
     record, view = group[0].entry.record, group[0].entry.view
-    values = None if record is None or view is None else Values(record)
-    if values is not None and not only_space and group[0].source is None:
-        _carry_out(group[0].entry, values)
+    values = None
+    if record is not None and view is not None and not (group[0].source and record.is_as_built(view.storage)):
+        values = Values(record, bases.get(id(record)))
+        if not only_space:
+            values.make(view.storage)
     for one in group:
         tensor = one.tensor
         if id(tensor) not in done:
@@ -167,10 +183,10 @@ def _fill_one(one: Place, values: Values | None, only_space: bool) -> None:
     tensor, entry = one.tensor, one.entry
     if only_space and not tensor.is_meta:
         return
-    if one.source is not None:
-        source = _changed_since(entry, one.source)
-    elif values is not None and entry.view is not None:
-        source = Whole(values.tensor(entry.view))
+    if values is not None and entry.view is not None:
+        source: Source = Whole(values.tensor(entry.view))
+    elif one.source is not None:
+        source = one.source
     elif entry.value is None or entry.value.data_ptr() == tensor.data_ptr():
         return
     else:
@@ -181,31 +197,12 @@ def _fill_one(one: Place, values: Values | None, only_space: bool) -> None:
         place(tensor, source, one.name)
 
 
-def _changed_since(entry: Entry, source: Source) -> Source:
-    """A value that is read from elsewhere, after what was done to it since the module was built."""
-    record, view = entry.record, entry.view
-    if record is None or view is None or max(record.writers.get(view.storage, ()), default=-1) < record.built:
-        return source
-    values = Values(record)
-    values.tensor(view).copy_(source.read({}))
-    values.carry_out(record.needed([view.storage], {view.storage: record.built}).positions, {view.storage})
-    return Whole(values.tensor(view))
-
-
 def _give_memory(one: Place, tensor: Tensor, source: Source) -> None:
     if isinstance(tensor, DTensor):
         raise RefusedError(f"{one.name}: has no memory for this rank's part; call module.to_empty(device=...) before")
     value = source.read({}).detach().to(tensor.dtype)
     refuse_other_shape(one.name, tensor, value)
     put_in_place_of(tensor, value, one.owner, one.path[-1])
-
-
-def _carry_out(entry: Entry, values: Values) -> None:
-    assert entry.record is not None
-    assert entry.view is not None
-    number = entry.view.storage
-    values.carry_out(entry.record.needed([number]).positions, {number})
-    values.own(number)
 
 
 def _tie_again(places: list[Place]) -> None:

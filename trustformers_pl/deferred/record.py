@@ -130,6 +130,10 @@ class Record:
         """Whether a storage has another number of bytes than when it was added."""
         return self._held[number].nbytes() != self.sizes[number]
 
+    def is_as_built(self, number: int) -> bool:
+        """Whether nothing has changed a storage since the construction."""
+        return max(self.writers.get(number, ()), default=-1) < self.built
+
     def add(self, operation: Operation) -> int:
         """Append an operation; returns its position."""
         position = len(self.operations)

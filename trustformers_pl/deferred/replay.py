@@ -12,23 +12,29 @@ from torch.utils._pytree import tree_leaves, tree_map
 from trustformers_pl.deferred.record import View
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from torch import UntypedStorage
 
+    from trustformers_pl.deferred.placing import Source
     from trustformers_pl.deferred.record import Operation, Record
+
+
+# The whole of a storage, and where its value at the end of the construction is read, instead of being recorded.
+Base = tuple[View, "Source"]
 
 
 class Values:
     """The memory of a record's storages, as far as it is needed at the moment.
 
     Attributes:
+        bases: Storages whose first value is read from elsewhere.
         storages: Number of a storage -> its memory on the CPU.
         most: The most bytes that were in memory at one time, without constants.
     """
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
+    def __init__(self, record: Record, bases: Mapping[int, Base] | None = None) -> None:
+        self.record, self.bases = record, bases or {}
         self.storages: dict[int, UntypedStorage] = {}
         self.most = 0
 
@@ -42,6 +48,10 @@ class Values:
         return view.of(self._storage(view.storage))
 
     def _storage(self, number: int) -> UntypedStorage:
+        if number not in self.storages and number in self.bases:
+            view, source = self.bases[number]
+            self.storages[number] = _memory(self.record.sizes[number])
+            view.of(self.storages[number]).copy_(source.read({}))
         if number not in self.storages:
             constant = self.record.constants.get(number)
             if constant is not None and number not in self.record.writers:
@@ -54,6 +64,12 @@ class Values:
         """Let a storage that is a constant of the record be a copy of it, for someone who will change it."""
         if number not in self.storages and number in self.record.constants:
             self.storages[number] = _copy(self.record.constants[number])
+
+    def make(self, number: int) -> None:
+        """Make the present value of a storage, and nothing else that stays."""
+        since = dict.fromkeys(self.bases, self.record.built)
+        self.carry_out(self.record.needed([number], since).positions, {number})
+        self.own(number)
 
     def carry_out(self, positions: Sequence[int], keep: Collection[int]) -> None:
         """Carry out some operations, in order; memory that is not to be kept is freed after its last use.
