@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,21 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from trustformers_pl.checkpoint import manifest as manifests
-from trustformers_pl.checkpoint.background import BackgroundWriter
+from trustformers_pl.checkpoint.background import BackgroundWriter, attempt
+from trustformers_pl.checkpoint.board import Board, Patience
 from trustformers_pl.checkpoint.buffers import Buffers
 from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.finiteness import first_not_finite
 from trustformers_pl.checkpoint.folder import load, remove, write_state
 from trustformers_pl.checkpoint.manifest import finite_or_not
 from trustformers_pl.checkpoint.provenance import versions
+from trustformers_pl.checkpoint.reading import read_folder
+from trustformers_pl.checkpoint.shards import Leaf, Shards, sharded_leaves
+from trustformers_pl.checkpoint.shared_writing import PartWrite, WholeWrite, Write, give_up_before
+from trustformers_pl.checkpoint.tensorfile import pack
 from trustformers_pl.checkpoint.writing import state_files, write_folder
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.gathering import rank_and_world_size
 from trustformers_pl.stock_file import read_stock
 
 if TYPE_CHECKING:
@@ -42,17 +49,27 @@ class Request:
     buffers: Collection[str] = ()
 
 
+# Of saves by all ranks, in this process: process groups may come and go, and their store may stay.
+_saves = itertools.count()
+
+
 class FolderCheckpointIO(CheckpointIO):
     """Save and load checkpoints as folders of safetensors and JSON: atomic, synced, verified, never pickled.
 
     Use it in `Trainer(plugins=[FolderCheckpointIO()])`, with Lightning's own ModelCheckpoint or `Checkpoint`. What is
     saved is safe when `save_checkpoint` returns, except inside `in_background`.
 
+    A state that holds DTensors is written by all ranks: `save_checkpoint` is then called on each of them. So does a
+    strategy with an attribute `saves_on_every_rank = True`, where `writes_parts` says that this class can.
+
     Attributes:
         writer: Which writes in the background; `writer.wait()` returns when nothing is being written.
+        patience: How long a rank waits for another one that does not write its part.
     """
 
     writes_folders = True  # `Run.save_checkpoint` asks
+    writes_parts = True  # a strategy asks
+    patience = Patience()
 
     def __init__(self) -> None:
         self.writer = BackgroundWriter()
@@ -80,8 +97,12 @@ class FolderCheckpointIO(CheckpointIO):
     ) -> None:
         """Write a checkpoint that is there whole or not at all.
 
+        If the state holds DTensors of several ranks, each of them calls this and writes its pieces; all return, or
+        raise, when rank 0 has published the folder. If it holds none, ranks other than 0 do nothing.
+
         Args:
-            checkpoint: What the Trainer dumps; tensors of any shape.
+            checkpoint: What the Trainer dumps; tensors of any shape. Of ranks other than 0 only the DTensors count:
+                the same ones by the same paths.
             path: The folder, replaced in one step if it is there already.
             storage_options: Must be None: these belong to remote file systems.
 
@@ -92,10 +113,14 @@ class FolderCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise CheckpointError(f"{path}: storage_options are for remote file systems; leave them out")
         self.writer.wait()
-        if self._request is None:
-            write_state(Path(path), checkpoint, _metadata(checkpoint))
-        else:
-            self._submit(Path(path).absolute(), checkpoint, self._request)
+        place, (rank, ranks) = Path(path).absolute(), rank_and_world_size()
+        leaves = sharded_leaves(checkpoint)
+        if ranks > 1 and leaves:
+            self._save_together(place, checkpoint, leaves, ranks)
+        elif rank == 0 and self._request is None:
+            write_state(place, checkpoint, _metadata(checkpoint))
+        elif rank == 0 and self._request is not None:
+            self._submit(place, checkpoint, self._request)
 
     def _submit(self, path: Path, checkpoint: dict[str, Any], request: Request) -> None:
         tree, tensors = encode(checkpoint)
@@ -108,6 +133,40 @@ class FolderCheckpointIO(CheckpointIO):
             request.after()
 
         self.writer.submit(write)
+
+    def _save_together(self, path: Path, checkpoint: dict[str, Any], leaves: list[Leaf], ranks: int) -> None:
+        board = Board(next(_saves), path, self.writer.hurry, self.patience)
+        try:
+            write = (
+                self._part(path, board, leaves, ranks) if board.rank else self._whole(path, board, checkpoint, leaves)
+            )
+        except BaseException as error:
+            give_up_before(board, path, error)
+            raise
+        if self._request is None:
+            attempt(write, write.give_up)
+        else:
+            self.writer.submit(write, write.give_up)
+
+    def _part(self, path: Path, board: Board, leaves: list[Leaf], ranks: int) -> Write:
+        shards, request = Shards(leaves), self._request
+        tensors = shards.own if request is None else self._buffers.copy(shards.own)
+        look = (lambda: first_not_finite(tensors, request.buffers)) if request is not None else (lambda: None)
+        return PartWrite(path, board, shards, pack(tensors) if tensors else [], ranks, look)
+
+    def _whole(self, path: Path, board: Board, checkpoint: dict[str, Any], leaves: list[Leaf]) -> Write:
+        shards, request = Shards(leaves), self._request
+        tree, tensors = encode(checkpoint, shards=shards)
+        metadata = _metadata(checkpoint)
+        if request is None:
+            return WholeWrite(path, board, shards, state_files(tree, tensors), lambda _: metadata, bool)
+        copies = self._buffers.copy(tensors)
+
+        def told(bad: list[str]) -> dict[str, Any]:
+            own = first_not_finite(copies, request.buffers)
+            return {**metadata, **request.metadata, **finite_or_not(own or next(iter(bad), None))}
+
+        return WholeWrite(path, board, shards, state_files(tree, copies), told, request.after)
 
     def teardown(self) -> None:
         """End what is being written, and give its memory back.
@@ -147,6 +206,27 @@ class FolderCheckpointIO(CheckpointIO):
             if place.is_file()
             else load(place, device=_device(map_location))
         )
+
+    def load_pieces(self, path: str | PathLike[str]) -> dict[str, Any]:
+        """Read a checkpoint so that each rank takes only what it needs; no communication.
+
+        Args:
+            path: A checkpoint folder; or a stock `.ckpt` file, as tensors and plain values only.
+
+        Returns:
+            What `save_checkpoint` was given, with `Pieces` in place of DTensors that lay on several ranks. All tensors
+            are mapped into memory, and read when they are used: lay them out with `gathering.place_like`. Every byte of
+            a folder is hashed first, by each rank that calls this.
+
+        Raises:
+            CheckpointError: As `load_checkpoint`.
+        """
+        self.writer.wait()
+        place = Path(path)
+        if place.is_file():
+            return read_stock(place, mapped=True)
+        state: dict[str, Any] = read_folder(place, pieces=True)[0]
+        return state
 
     def progress_of(self, path: str | PathLike[str]) -> Mapping[str, Any]:
         """The `global_step` and `epoch` of a checkpoint; of a folder without reading its content.
