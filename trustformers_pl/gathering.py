@@ -165,7 +165,8 @@ def place_like(value: Tensor | Pieces, like: Tensor) -> Tensor:
 
 def _placed(value: Tensor | Pieces, like: DTensor) -> Tensor:
     if isinstance(value, DTensor):
-        return value.detach().clone().redistribute(like.device_mesh, like.placements)
+        own: DTensor = value.detach().clone()  # type: ignore[assignment]
+        return own.redistribute(like.device_mesh, like.placements)
     try:
         region = region_of(like)
     except CheckpointError:  # a layout that is not in boxes: torch cuts the whole

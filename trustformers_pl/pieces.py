@@ -169,7 +169,7 @@ def _positions(size: int, mesh: Shape, placements: tuple[Placement, ...], coordi
     found = torch.arange(size)
     for count, placement, place in zip(mesh, placements, coordinate, strict=True):
         if isinstance(placement, _StridedShard) and placement.dim == dim:
-            chunks = found.chunk(placement.split_factor)
+            chunks = found.chunk(int(placement.split_factor))
             found = torch.cat([_chunk(chunk, count, place) for chunk in chunks])
         elif isinstance(placement, Shard) and placement.dim == dim:
             found = _chunk(found, count, place)

@@ -5,13 +5,14 @@ It goes through the key-value store of the process group, and takes part in no c
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from trustformers_pl.errors import CheckpointError
 
@@ -49,8 +50,9 @@ class Board:
 
     def __init__(self, number: int, path: Path, hurry: threading.Event, patience: Patience) -> None:
         self.rank, self._ranks = dist.get_rank(), dist.get_world_size()
-        self._store = dist.PrefixStore(f"trustformers_pl/checkpoint/{number}", _get_default_store())
+        self._store = PrefixStore(f"trustformers_pl/checkpoint/{number}", _get_default_store())
         self._path, self._hurry, self._patience = path, hurry, patience
+        self._farewell = min(_FAREWELL, patience.seconds)
 
     def put_folder(self, folder: Path) -> None:
         """Rank 0: say where the others write."""
@@ -91,9 +93,9 @@ class Board:
 
     def leave(self) -> None:
         """Rank 0: let the others hear how it ended, as the store may be gone with this process; remove the notes."""
-        self._until(lambda: self._asked(lambda: self._store.add("heard", 0)) >= self._ranks - 1, _FAREWELL)
+        self._until(lambda: self._asked(lambda: self._store.add("heard", 0)) >= self._ranks - 1, self._farewell)
         for key in ["folder", "end", "heard", *(f"part/{rank}" for rank in range(1, self._ranks))]:
-            self._asked(lambda key=key: self._store.delete_key(key))
+            self._asked(functools.partial(self._store.delete_key, key))
 
     def wait_for_end(self) -> None:
         """The others: wait until rank 0 has published the checkpoint.
@@ -110,7 +112,7 @@ class Board:
     def wait_for_writers(self) -> None:
         """Rank 0, after a failure: wait a moment until no other rank writes any more."""
         parts = [f"part/{rank}" for rank in range(1, self._ranks)]
-        self._until(lambda: self._there(parts), _FAREWELL)
+        self._until(lambda: self._there(parts), self._farewell)
 
     def _failure(self) -> str | None:
         failure: str | None = json.loads(self._get("end")) if self._there(["end"]) else None

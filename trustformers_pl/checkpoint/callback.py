@@ -282,6 +282,6 @@ def _refuse_sharded(dumped: object, trainer: Trainer) -> None:
     """Nobody would call the writers of the other ranks, and rank 0's would wait for them."""
     if leaves := sharded_leaves(dumped):
         raise CheckpointError(
-            f"{leaves[0][0]}: it lies on several ranks, and {type(trainer.strategy).__name__} saves on rank 0 only; use a "
-            "strategy with saves_on_every_rank, or gather it in state_dict()"
+            f"{leaves[0][0]}: it lies on several ranks, and {type(trainer.strategy).__name__} saves on rank 0 only; "
+            "use a strategy with saves_on_every_rank, or gather it in state_dict()"
         )
