@@ -55,13 +55,13 @@ def save(trainer: Trainer, path: str | Path, boundary: str | None = None) -> Pat
         if not stock:
             trainer.strategy.save_checkpoint(checkpoint, place)
         else:
-            checkpoint = whole(checkpoint, "")  # collective where there are DTensors
+            form = whole(stock_form(checkpoint), "")  # collective where there are DTensors
             if trainer.is_global_zero:
-                write_stock(place, stock_form(checkpoint))
+                write_stock(place, form)
     return place
 
 
-def _read(io: Any, path: str) -> dict[str, Any]:
+def _read(io: Any, path: str | Path) -> dict[str, Any]:
     """A checkpoint of which little is needed: where the format allows, no tensor is read before it is used."""
     read: dict[str, Any] = (getattr(io, "load_pieces", None) or io.load_checkpoint)(path)
     return read
@@ -119,7 +119,9 @@ def readable(trainer: Trainer, path: str | Path) -> dict[str, Any]:
             raise CheckpointError(f"{place}: a folder needs the section `checkpoint`; add it, or give a stock file")
         if not isinstance(trainer.strategy.checkpoint_io, ReadsSafely):
             trainer.strategy.checkpoint_io = ReadsSafely(trainer.strategy.checkpoint_io)
-    checkpoint: dict[str, Any] = trainer.strategy.checkpoint_io.load_checkpoint(place)
+    io = trainer.strategy.checkpoint_io
+    # Of several ranks each reads it again when it goes on from it, and then its own part.
+    checkpoint = io.load_checkpoint(place) if trainer.world_size == 1 else _read(io, place)
     if missing := {"state_dict", "loops", "optimizer_states", "pytorch-lightning_version"} - checkpoint.keys():
         raise CheckpointError(
             f"{place}: no training state in it (no {min(missing)}); a new run takes its weights by the section "

@@ -122,7 +122,7 @@ class WholeWrite:
     def _write(self) -> None:
         try:
             folder = self._folder or self._begin()
-            for name in self._files.keys() - self._entries.keys():
+            for name in [name for name in self._files if name not in self._entries]:
                 (folder / name).unlink(missing_ok=True)  # of an attempt before
                 self._entries[name] = write_file(folder / name, self._files[name])
             manifest = self._whole(folder)
@@ -136,7 +136,11 @@ class WholeWrite:
     def _begin(self) -> Path:
         make_folder(self._path.parent)
         folder = unfinished(self._path, "tmp")
-        folder.mkdir()
+        try:
+            folder.mkdir()
+        except OSError:
+            finished(folder)
+            raise
         self._folder = folder
         self._board.put_folder(folder)
         return folder
