@@ -250,3 +250,24 @@ def save_over_tensor_parallel(path: str) -> str:
     for name, value in module.state_dict().items():
         assert torch.equal(place_like(stored[name], value).to_local(), value.to_local()), name  # type: ignore[attr-defined]
     return str(module[0].weight.placements)
+
+
+def three_steps(module: nn.Module, *, named: bool = True) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Train on the same data wherever it is called: two groups, one a layer."""
+    layers = [list(layer.named_parameters(prefix=name)) for name, layer in module.named_children()]
+    groups = [layer if named else [parameter for _, parameter in layer] for layer in layers]
+    optimizer = torch.optim.AdamW([{"params": g, "lr": lr} for g, lr in zip(groups, (0.1, 0.01), strict=True)])
+    inputs = torch.linspace(-1, 1, 24).reshape(4, 6)
+    for _ in range(3):
+        module(inputs).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return module, optimizer
+
+
+def save_fsdp_training(path: str) -> None:
+    """The same steps under FSDP2, saved with the optimizer's state."""
+    module = OverTensorParallel()
+    fully_shard(module, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    _, optimizer = three_steps(module)
+    save(path, {"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]})
