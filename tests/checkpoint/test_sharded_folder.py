@@ -156,6 +156,19 @@ def test_a_damaged_part_is_named(
     assert re.search(rf"{name} +{told}", out)
 
 
+def test_ranks_share_the_hashing_and_tell_each_other(written: tuple[int, Path], tmp_path: Path) -> None:
+    """A flipped bit in the file that only the last rank hashes, and in one that only the first does."""
+    ranks, folder = written
+    expected = str(sum(float(tensor.double().sum()) for tensor in sharded.expected(ranks).values()))
+    assert Ranks().run(2, sharded.on_each, sharded.read_together, str(folder / "at-once")) == [expected] * 2
+    for number, name in enumerate(sorted(path.name for path in (folder / "at-once").glob("tensors*"))):
+        copy = shutil.copytree(folder / "at-once", tmp_path / str(number))
+        flip(copy / name)
+        said = Ranks().run(2, sharded.on_each, sharded.read_together, str(copy))
+        assert said[0] == said[1]
+        assert f"{name}: sha256 differs" in said[0]
+
+
 def test_a_tree_that_asks_for_other_pieces_is_refused(written: tuple[int, Path]) -> None:
     """A file that is whole by its hashes, but from a foreign writer."""
     tensors = {"w": torch.zeros(2, 3)}

@@ -1,4 +1,4 @@
-"""`trustformers-pl checkpoint ls | verify | export | consolidate | diff` of folders; `ls` and `verify` without torch."""
+"""`trustformers-pl checkpoint ls | verify | export | consolidate | diff`: no recipe; `ls` and `verify` no torch."""
 
 from __future__ import annotations
 

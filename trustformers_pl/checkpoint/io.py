@@ -26,7 +26,7 @@ from trustformers_pl.checkpoint.shared_writing import PartWrite, WholeWrite, Wri
 from trustformers_pl.checkpoint.tensorfile import pack
 from trustformers_pl.checkpoint.writing import state_files, write_folder
 from trustformers_pl.errors import CheckpointError
-from trustformers_pl.gathering import rank_and_world_size
+from trustformers_pl.gathering import first_of_ranks, rank_and_world_size
 from trustformers_pl.stock_file import read_stock
 
 if TYPE_CHECKING:
@@ -207,16 +207,17 @@ class FolderCheckpointIO(CheckpointIO):
             else load(place, device=_device(map_location))
         )
 
-    def load_pieces(self, path: str | PathLike[str]) -> dict[str, Any]:
-        """Read a checkpoint so that each rank takes only what it needs; no communication.
+    def load_pieces(self, path: str | PathLike[str], *, together: bool = False) -> dict[str, Any]:
+        """Read a checkpoint so that each rank takes only what it needs.
 
         Args:
             path: A checkpoint folder; or a stock `.ckpt` file, as tensors and plain values only.
+            together: Collective: every rank calls this, each hashes some of the files, and all raise what one finds.
 
         Returns:
             What `save_checkpoint` was given, with `Pieces` in place of DTensors that lay on several ranks. All tensors
             are mapped into memory, and read when they are used: lay them out with `gathering.place_like`. Every byte of
-            a folder is hashed first, by each rank that calls this.
+            a folder is hashed before this returns.
 
         Raises:
             CheckpointError: As `load_checkpoint`.
@@ -225,8 +226,7 @@ class FolderCheckpointIO(CheckpointIO):
         place = Path(path)
         if place.is_file():
             return read_stock(place, mapped=True)
-        state: dict[str, Any] = read_folder(place, pieces=True)[0]
-        return state
+        return _read_together(place) if together else _in_pieces(place, (0, 1))
 
     def progress_of(self, path: str | PathLike[str]) -> Mapping[str, Any]:
         """The `global_step` and `epoch` of a checkpoint; of a folder without reading its content.
@@ -249,6 +249,24 @@ class FolderCheckpointIO(CheckpointIO):
         """
         self.writer.wait()
         remove(Path(path))
+
+
+def _in_pieces(path: Path, share: tuple[int, int]) -> dict[str, Any]:
+    state, _ = read_folder(path, pieces=True, share=share)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: it holds a {type(state).__name__}, not a dict")
+    return state
+
+
+def _read_together(path: Path) -> dict[str, Any]:
+    found, said = dict[str, Any](), None
+    try:
+        found = _in_pieces(path, rank_and_world_size())
+    except CheckpointError as error:
+        said = str(error)
+    if (heard := first_of_ranks(said)) is not None:
+        raise CheckpointError(heard)
+    return found
 
 
 def _metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
