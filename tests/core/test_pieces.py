@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from trustformers_pl.checkpoint.folder import write_state
 from trustformers_pl.checkpoint.io import FolderCheckpointIO
 from trustformers_pl.checkpoint.tensorfile import pack, unpack
 from trustformers_pl.errors import CheckpointError
@@ -126,6 +127,25 @@ def test_what_some_ranks_wrote_is_cut_for_any_other_number(chain: tuple[int, ...
     for before, now in itertools.pairwise(chain):
         Ranks().run(before, sharded.on_each, save_on_these_ranks, f"of{before}")
         assert min(Ranks().run(now, sharded.on_each, cut_again, f"of{before}", before)) > 30
+
+
+def cut_a_plain_one(path: str) -> int:
+    """Place tensors that one process wrote without any mesh on every mesh of these ranks."""
+    stored, count = FolderCheckpointIO().load_pieces(path), 0
+    for mesh, placements in sharded.layouts(dist.get_world_size()).values():
+        for name, tensor in sharded.whole_tensors().items():
+            assert isinstance(stored[name], torch.Tensor)
+            if sharded.fits(tensor, placements):
+                wanted: Any = distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+                placed: Any = place_like(stored[name], torch.zeros_like(wanted))
+                assert torch.equal(placed.to_local(), wanted.to_local()), name
+                count += 1
+    return count
+
+
+def test_what_was_plain_is_cut(tmp_path: Path) -> None:
+    write_state(tmp_path / "c", sharded.whole_tensors())
+    assert min(Ranks().run(2, sharded.on_each, cut_a_plain_one, str(tmp_path / "c"))) == 19  # one is without rows
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what of a file is in memory")

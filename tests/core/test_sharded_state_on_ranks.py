@@ -13,8 +13,10 @@ import torch
 from ranks import on_ranks
 from tiny_state import EveryScope, Jitter, train
 
-from trustformers_pl.checkpoint import load
+from trustformers_pl.checkpoint import load, verify
+from trustformers_pl.checkpoint.folder import clean, steps
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.testing.ranks import RankError
 
 RUN = """
     import json, logging
@@ -129,3 +131,42 @@ def test_a_strategy_that_saves_on_rank_zero_alone_is_refused_before_training() -
     assert first.startswith(
         "state_dict.layer.weight: it lies on several ranks, and SavesOnRankZero saves on rank 0 only"
     )
+
+
+TROUBLE = """
+    import torch.distributed as dist
+    from tiny_everywhere import SavesEverywhere, Trouble
+    from tiny_state import EveryScope, train
+    from trustformers_pl.errors import CheckpointError
+    dist.init_process_group("gloo")
+    try:
+        train({kind!r} + "-folder", EveryScope(), Trouble({kind!r}, 4), strategy=SavesEverywhere())
+    except CheckpointError as error:
+        print(error)
+"""
+
+
+def whole_ones(folder: str) -> list[int]:
+    """The steps whose checkpoints verify: all that there are, and nothing else."""
+    found = steps(folder)
+    for path in found.values():
+        verify(path)
+    clean(folder)
+    assert sorted(path.name for path in Path(folder).iterdir()) == [path.name for path in found.values()]
+    return list(found)
+
+
+def test_a_run_ends_on_all_ranks_when_one_cannot_write_its_part() -> None:
+    first, second = on_ranks(2, TROUBLE.format(kind="full"))
+    assert first == second
+    assert "step-00000005: checkpoint not written: rank 1: File too large; choose another folder" in first
+    assert Path("full-0").read_text() == Path("full-1").read_text() == "6 CheckpointError"  # at the next boundary
+    assert whole_ones("full-folder") == [1, 2, 3, 4]
+
+
+def test_a_rank_that_dies_ends_the_run_of_the_others() -> None:
+    """Lightning's collectives fail first; the writer of rank 0 then does not wait its 1000 seconds."""
+    with pytest.raises(RankError, match="rank 1 did not write its part; look at what that rank says"):
+        on_ranks(2, TROUBLE.format(kind="dies"))
+    assert Path("dies-0").read_text().startswith("4 ")
+    assert whole_ones("dies-folder") in ([1, 2, 3, 4], [1, 2, 3])  # as far as rank 1 got with its part of the fourth
