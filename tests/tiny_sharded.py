@@ -281,3 +281,13 @@ def read_together(path: str) -> str:
         return str(error)
     wholes = {name: value if isinstance(value, Tensor) else value.whole() for name, value in stored.items()}
     return str(sum(float(value.double().sum()) for value in wholes.values()))
+
+
+def save_with_nan(folder: str) -> None:
+    """Save a state, and again with one number of the last rank that is none."""
+    given = of_value(1.0)
+    save(Path(folder, "whole"), given)
+    given["state_dict"]["w"] = distribute_tensor(
+        torch.ones(64, 8).index_fill(0, torch.tensor([60]), float("nan")), init_device_mesh("cpu", (2,)), [Shard(0)]
+    )
+    save(Path(folder, "nan"), given)

@@ -11,7 +11,7 @@ import pytest
 import tiny_sharded as sharded
 import torch
 
-from trustformers_pl.checkpoint import load, verify
+from trustformers_pl.checkpoint import load, manifest, verify
 from trustformers_pl.checkpoint.folder import clean
 from trustformers_pl.testing import Ranks
 from trustformers_pl.testing.ranks import RankError
@@ -87,6 +87,14 @@ def test_what_one_rank_cannot_save_is_told_on_all(tmp_path: Path, kind: str, tol
     assert first == second
     assert re.fullmatch(told, first)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_finite_in_any_rank_s_piece_is_told(tmp_path: Path) -> None:
+    """Row 60 of 64 is the second rank's."""
+    Ranks().run(2, sharded.on_each, sharded.save_with_nan, str(tmp_path))
+    assert manifest.read(tmp_path / "whole").metadata["finite"] is True
+    told = manifest.read(tmp_path / "nan").metadata
+    assert (told["finite"], told["not_finite"]) == (False, "state_dict.w")
 
 
 @pytest.mark.parametrize("kind", ["absent", "hurry"])

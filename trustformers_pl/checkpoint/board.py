@@ -49,7 +49,7 @@ class Board:
     """
 
     def __init__(self, number: int, path: Path, hurry: threading.Event, patience: Patience) -> None:
-        self.rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self._store = PrefixStore(f"trustformers_pl/checkpoint/{number}", _get_default_store())
         self._path, self._hurry, self._patience = path, hurry, patience
         self._farewell = min(_FAREWELL, patience.seconds)
@@ -80,7 +80,7 @@ class Board:
             CheckpointError: One has failed, or says nothing.
         """
         found = {}
-        for rank in range(1, self._ranks):
+        for rank in range(1, self.ranks):
             self._wait([f"part/{rank}"], f"rank {rank} did not write its part")
             found[rank] = json.loads(self._get(f"part/{rank}"))
             if "error" in found[rank]:
@@ -93,8 +93,8 @@ class Board:
 
     def leave(self) -> None:
         """Rank 0: let the others hear how it ended, as the store may be gone with this process; remove the notes."""
-        self._until(lambda: self._asked(lambda: self._store.add("heard", 0)) >= self._ranks - 1, self._farewell)
-        for key in ["folder", "end", "heard", *(f"part/{rank}" for rank in range(1, self._ranks))]:
+        self._until(lambda: self._asked(lambda: self._store.add("heard", 0)) >= self.ranks - 1, self._farewell)
+        for key in ["folder", "end", "heard", *(f"part/{rank}" for rank in range(1, self.ranks))]:
             self._asked(functools.partial(self._store.delete_key, key))
 
     def wait_for_end(self) -> None:
@@ -111,7 +111,7 @@ class Board:
 
     def wait_for_writers(self) -> None:
         """Rank 0, after a failure: wait a moment until no other rank writes any more."""
-        parts = [f"part/{rank}" for rank in range(1, self._ranks)]
+        parts = [f"part/{rank}" for rank in range(1, self.ranks)]
         self._until(lambda: self._there(parts), self._farewell)
 
     def _failure(self) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +12,18 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from trustformers_pl.checkpoint import manifest as manifests
 from trustformers_pl.checkpoint.background import BackgroundWriter, attempt
-from trustformers_pl.checkpoint.board import Board, Patience
+from trustformers_pl.checkpoint.board import Patience
 from trustformers_pl.checkpoint.buffers import Buffers
 from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.finiteness import first_not_finite
 from trustformers_pl.checkpoint.folder import load, remove, write_state
 from trustformers_pl.checkpoint.manifest import finite_or_not
 from trustformers_pl.checkpoint.provenance import versions
-from trustformers_pl.checkpoint.reading import read_folder
-from trustformers_pl.checkpoint.shards import Leaf, Shards, sharded_leaves
-from trustformers_pl.checkpoint.shared_writing import PartWrite, WholeWrite, Write, give_up_before
-from trustformers_pl.checkpoint.tensorfile import pack
+from trustformers_pl.checkpoint.shards import Leaf, sharded_leaves
+from trustformers_pl.checkpoint.together import TogetherWriter, read_pieces
 from trustformers_pl.checkpoint.writing import state_files, write_folder
 from trustformers_pl.errors import CheckpointError
-from trustformers_pl.gathering import first_of_ranks, rank_and_world_size
+from trustformers_pl.gathering import rank_and_world_size
 from trustformers_pl.stock_file import read_stock
 
 if TYPE_CHECKING:
@@ -47,10 +44,6 @@ class Request:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[], object] = bool
     buffers: Collection[str] = ()
-
-
-# Of saves by all ranks, in this process: process groups may come and go, and their store may stay.
-_saves = itertools.count()
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -116,7 +109,7 @@ class FolderCheckpointIO(CheckpointIO):
         place, (rank, ranks) = Path(path).absolute(), rank_and_world_size()
         leaves = sharded_leaves(checkpoint)
         if ranks > 1 and leaves:
-            self._save_together(place, checkpoint, leaves, ranks)
+            self._save_together(place, checkpoint, leaves)
         elif rank == 0 and self._request is None:
             write_state(place, checkpoint, _metadata(checkpoint))
         elif rank == 0 and self._request is not None:
@@ -134,39 +127,13 @@ class FolderCheckpointIO(CheckpointIO):
 
         self.writer.submit(write)
 
-    def _save_together(self, path: Path, checkpoint: dict[str, Any], leaves: list[Leaf], ranks: int) -> None:
-        board = Board(next(_saves), path, self.writer.hurry, self.patience)
-        try:
-            write = (
-                self._part(path, board, leaves, ranks) if board.rank else self._whole(path, board, checkpoint, leaves)
-            )
-        except BaseException as error:
-            give_up_before(board, path, error)
-            raise
+    def _save_together(self, path: Path, checkpoint: dict[str, Any], leaves: list[Leaf]) -> None:
+        share = TogetherWriter(self.writer.hurry, self.patience, self._buffers.copy)
+        write = share.prepare(path, checkpoint, leaves, _metadata(checkpoint), self._request)
         if self._request is None:
             attempt(write, write.give_up)
         else:
             self.writer.submit(write, write.give_up)
-
-    def _part(self, path: Path, board: Board, leaves: list[Leaf], ranks: int) -> Write:
-        shards, request = Shards(leaves), self._request
-        tensors = shards.own if request is None else self._buffers.copy(shards.own)
-        look = (lambda: first_not_finite(tensors, request.buffers)) if request is not None else (lambda: None)
-        return PartWrite(path, board, shards, pack(tensors) if tensors else [], ranks, look)
-
-    def _whole(self, path: Path, board: Board, checkpoint: dict[str, Any], leaves: list[Leaf]) -> Write:
-        shards, request = Shards(leaves), self._request
-        tree, tensors = encode(checkpoint, shards=shards)
-        metadata = _metadata(checkpoint)
-        if request is None:
-            return WholeWrite(path, board, shards, state_files(tree, tensors), lambda _: metadata, bool)
-        copies = self._buffers.copy(tensors)
-
-        def told(bad: list[str]) -> dict[str, Any]:
-            own = first_not_finite(copies, request.buffers)
-            return {**metadata, **request.metadata, **finite_or_not(own or next(iter(bad), None))}
-
-        return WholeWrite(path, board, shards, state_files(tree, copies), told, request.after)
 
     def teardown(self) -> None:
         """End what is being written, and give its memory back.
@@ -224,9 +191,7 @@ class FolderCheckpointIO(CheckpointIO):
         """
         self.writer.wait()
         place = Path(path)
-        if place.is_file():
-            return read_stock(place, mapped=True)
-        return _read_together(place) if together else _in_pieces(place, (0, 1))
+        return read_stock(place, mapped=True) if place.is_file() else read_pieces(place, together=together)
 
     def progress_of(self, path: str | PathLike[str]) -> Mapping[str, Any]:
         """The `global_step` and `epoch` of a checkpoint; of a folder without reading its content.
@@ -249,24 +214,6 @@ class FolderCheckpointIO(CheckpointIO):
         """
         self.writer.wait()
         remove(Path(path))
-
-
-def _in_pieces(path: Path, share: tuple[int, int]) -> dict[str, Any]:
-    state, _ = read_folder(path, pieces=True, share=share)
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: it holds a {type(state).__name__}, not a dict")
-    return state
-
-
-def _read_together(path: Path) -> dict[str, Any]:
-    found, said = dict[str, Any](), None
-    try:
-        found = _in_pieces(path, rank_and_world_size())
-    except CheckpointError as error:
-        said = str(error)
-    if (heard := first_of_ranks(said)) is not None:
-        raise CheckpointError(heard)
-    return found
 
 
 def _metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -40,15 +40,14 @@ class PartWrite:
         board: Of this save.
         shards: Whose pieces this rank writes.
         content: The bytes of its file; empty if it has no piece.
-        ranks: How many there are.
         look: The first tensor among them that is not finite, if somebody is to look.
     """
 
     def __init__(
-        self, path: Path, board: Board, shards: Shards, content: Content, ranks: int, look: Callable[[], str | None]
+        self, path: Path, board: Board, shards: Shards, content: Content, look: Callable[[], str | None]
     ) -> None:
         self._path, self._board, self._shards, self._content, self._look = path, board, shards, content, look
-        self._name = part_name(board.rank, ranks)
+        self._name = part_name(board.rank, board.ranks)
         self._reported = False
 
     def __call__(self) -> None:
@@ -156,7 +155,7 @@ class WholeWrite:
                     "all ranks the same parts"
                 )
             if "entry" in told:
-                name = part_name(rank, len(reports) + 1)
+                name = part_name(rank, self._board.ranks)
                 entries[name] = manifests.entry_of(told["entry"])
                 check_size(folder / name, entries[name])  # not there, if the ranks' disks are not one
         return Manifest(
