@@ -23,9 +23,13 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from trustformers_pl.checkpoint import FolderCheckpointIO, background
 from trustformers_pl.checkpoint.background import BackgroundWriter
 from trustformers_pl.checkpoint.board import Patience
+from trustformers_pl.checkpoint.codec import decode, encode
 from trustformers_pl.checkpoint.io import Request
 from trustformers_pl.errors import CheckpointError
 from trustformers_pl.gathering import place_like
+from trustformers_pl.optim import EMA
+from trustformers_pl.pieces import Pieces
+from trustformers_pl.state import gather, give_back
 
 PACKAGE = str(Path(background.__file__).parent)
 WAITING = {
@@ -291,3 +295,62 @@ def save_with_nan(folder: str) -> None:
         torch.ones(64, 8).index_fill(0, torch.tensor([60]), float("nan")), init_device_mesh("cpu", (2,)), [Shard(0)]
     )
     save(Path(folder, "nan"), given)
+
+
+def every_call_fails(folder: str, victim: int) -> list[str]:
+    """Save over an older checkpoint while the n-th system call of one rank's writer fails, for each n; what is told."""
+    from test_background import Faults  # only here: ranks of other tests have no such module
+
+    said, hit = [], True
+    while hit:
+        place, io = Path(folder, str(len(said))), saver(seconds=20.0)
+        save(place / "c", of_value(1.0), io=saver())
+        dist.barrier()
+        faults = Faults(len(said) + 1 if dist.get_rank() == victim else None)
+        with faults:
+            try:
+                save(place / "c", of_value(2.0), io=io)
+                said.append("")
+            except CheckpointError as error:
+                said.append(str(error).removeprefix(f"{place}/c: "))
+            io.teardown()
+        counts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(counts, faults.count)
+        hit = counts[victim] >= len(said)
+    return said
+
+
+def averages_go_on(path: str) -> None:
+    """Averaged weights, as pieces into a module whose weights are on this mesh."""
+    ema, module = EMA(), nn.Linear(3, 5)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    fully_shard(module, mesh=mesh)
+    ema.on_train_start(None, module)  # type: ignore[arg-type]
+    ema.averages = {name: average + 1 for name, average in ema.averages.items()}
+    kept = gather({"ema": ema}, in_place=True)
+    io = saver()
+    save(path, {"parts": kept}, io=io)
+    stored = io.load_pieces(path)["parts"]
+    for began in (True, False):  # amid a training, and before it
+        other = EMA()
+        if began:
+            other.on_train_start(None, module)  # type: ignore[arg-type]
+        give_back({"ema": other}, stored)
+        as_stored = all(isinstance(average, Pieces) for average in other.averages.values())
+        assert as_stored is not began
+        other.on_train_start(None, module)  # type: ignore[arg-type]
+        for name, average in ema.averages.items():
+            placed: Any = other.averages[name]
+            assert placed.placements == average.placements  # type: ignore[attr-defined]
+            assert torch.equal(placed.to_local(), average.to_local())  # type: ignore[attr-defined]
+    unplaced = EMA()
+    give_back({"ema": unplaced}, stored)
+    plain = nn.Linear(3, 5)
+    unplaced.put_into(plain)
+    for name, average in ema.averages.items():
+        assert torch.equal(dict(plain.named_parameters())[name], average.full_tensor())  # type: ignore[attr-defined]
+    tree, tensors = encode({"parts": gather({"ema": unplaced}, in_place=True)})
+    if dist.get_rank() == 0:  # what nobody has placed is kept as it was
+        found = decode(tree, tensors)["parts"]["ema"]["sharded"]["value"]["averages"]
+        assert found.keys() == ema.averages.keys()
+        assert torch.equal(found["weight"], plain.weight)

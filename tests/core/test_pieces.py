@@ -148,6 +148,10 @@ def test_what_was_plain_is_cut(tmp_path: Path) -> None:
     assert min(Ranks().run(2, sharded.on_each, cut_a_plain_one, str(tmp_path / "c"))) == 19  # one is without rows
 
 
+def test_averaged_weights_go_on_from_pieces(tmp_path: Path) -> None:
+    Ranks().run(2, sharded.on_each, sharded.averages_go_on, str(tmp_path / "c"))
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what of a file is in memory")
 def test_only_the_pages_of_a_region_are_read(tmp_path: Path) -> None:
     file = tmp_path / "big.safetensors"

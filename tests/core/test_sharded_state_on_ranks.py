@@ -14,6 +14,7 @@ from ranks import on_ranks
 from tiny_state import EveryScope, Jitter, train
 
 from trustformers_pl.checkpoint import load, verify
+from trustformers_pl.checkpoint.comparing import compare
 from trustformers_pl.checkpoint.folder import clean, steps
 from trustformers_pl.errors import CheckpointError
 from trustformers_pl.testing.ranks import RankError
@@ -38,6 +39,7 @@ RUN = """
     trainer = train("whole", EveryScope(), Jitter(), strategy=SavesEverywhere())
     out["whole"] = seen(trainer)
     save(trainer, "named")
+    save(trainer, "at-boundary", boundary="whole/step-00000014")
     save(trainer, "named.ckpt")
     if rank == 0:
         cut("whole", "cut", 6)
@@ -98,6 +100,13 @@ def test_a_checkpoint_by_its_name_is_written_by_all_ranks_and_a_stock_file_is_wh
         assert type(stock["state_dict"][key]) is torch.Tensor
         assert torch.equal(stock["state_dict"][key], tensor), key
         assert torch.equal(named["state_dict"][key], tensor), key
+
+
+def test_what_is_saved_after_a_fit_is_what_the_run_s_last_checkpoint_holds(
+    two: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    """Its loop's state is read from there in pieces, and written whole."""
+    assert compare(load(two[0] / "at-boundary"), load(two[0] / "whole/step-00000014")) == []
 
 
 def test_one_rank_goes_on_from_pieces_of_two(two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from trustformers_pl.checkpoint.board import Patience
 from trustformers_pl.checkpoint.buffers import Buffers
 from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.finiteness import first_not_finite
-from trustformers_pl.checkpoint.folder import load, remove, write_state
+from trustformers_pl.checkpoint.folder import load, remove
 from trustformers_pl.checkpoint.manifest import finite_or_not
 from trustformers_pl.checkpoint.provenance import versions
-from trustformers_pl.checkpoint.shards import Leaf, sharded_leaves
+from trustformers_pl.checkpoint.shards import Leaf, Shards, sharded_leaves
 from trustformers_pl.checkpoint.together import TogetherWriter, read_pieces
 from trustformers_pl.checkpoint.writing import state_files, write_folder
 from trustformers_pl.errors import CheckpointError
@@ -29,6 +29,8 @@ from trustformers_pl.stock_file import read_stock
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
     from os import PathLike
+
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,13 @@ class FolderCheckpointIO(CheckpointIO):
         leaves = sharded_leaves(checkpoint)
         if ranks > 1 and leaves:
             self._save_together(place, checkpoint, leaves)
-        elif rank == 0 and self._request is None:
-            write_state(place, checkpoint, _metadata(checkpoint))
-        elif rank == 0 and self._request is not None:
-            self._submit(place, checkpoint, self._request)
+        elif rank == 0:
+            self._save_alone(place, checkpoint, *encode(checkpoint, shards=Shards(leaves)))
 
-    def _submit(self, path: Path, checkpoint: dict[str, Any], request: Request) -> None:
-        tree, tensors = encode(checkpoint)
+    def _save_alone(self, path: Path, checkpoint: dict[str, Any], tree: Any, tensors: dict[str, Tensor]) -> None:
+        if (request := self._request) is None:
+            write_folder(path, state_files(tree, tensors), _metadata(checkpoint))
+            return
         copies = self._buffers.copy(tensors)
         metadata = {**_metadata(checkpoint), **request.metadata}
 

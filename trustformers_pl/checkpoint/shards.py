@@ -19,7 +19,7 @@ from trustformers_pl.gathering import rank_and_world_size
 from trustformers_pl.pieces import owners, region_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from torch import Tensor
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DEPTH = 200  # deeper trees contain themselves or would exhaust the recursion of JSON's reader
 Leaf = tuple[str, DTensor]
+_LOOKED_INTO = (DTensor, dict, argparse.Namespace, list, tuple, set, frozenset)
 
 
 def sharded_leaves(tree: object, where: str = "") -> list[Leaf]:
@@ -39,16 +40,19 @@ def sharded_leaves(tree: object, where: str = "") -> list[Leaf]:
     Raises:
         CheckpointError: It is nested too deep.
     """
-    return list(_leaves(tree, where, 0))
+    found: list[Leaf] = []
+    _find(tree, where, 0, found)
+    return found
 
 
-def _leaves(x: object, where: str, depth: int) -> Iterator[Leaf]:
+def _find(x: object, where: str, depth: int, found: list[Leaf]) -> None:
     if isinstance(x, DTensor):
-        yield where, x
+        found.append((where, x))
     for key, item in _items(x):
         if depth > DEPTH:
             raise too_deep(where)
-        yield from _leaves(item, f"{where}.{key}" if where else str(key), depth + 1)
+        if isinstance(item, _LOOKED_INTO):  # most are not, and training waits
+            _find(item, f"{where}.{key}" if where else str(key), depth + 1, found)
 
 
 def _items(x: object) -> Iterable[tuple[Any, object]]:
