@@ -152,8 +152,11 @@ def _region(shape: Shape, mesh: Shape, placements: tuple[Placement, ...], coordi
     if other := next((one for one in placements if not isinstance(one, Shard | _StridedShard | Replicate)), None):
         raise CheckpointError(f"a DTensor with the placement {other} is in no regions of its own; redistribute it")
     stretches = [range(size) for size in shape]
-    strided = {one.dim: _positions(shape[one.dim], mesh, placements, coordinate, one.dim)
-               for one in placements if isinstance(one, _StridedShard)}  # fmt: skip
+    strided = {
+        one.dim: _positions(shape[one.dim], mesh, placements, coordinate, one.dim)
+        for one in placements
+        if isinstance(one, _StridedShard)
+    }
     for size, placement, place in zip(mesh, placements, coordinate, strict=True):
         if isinstance(placement, Shard) and placement.dim not in strided:
             stretch = stretches[placement.dim]
@@ -177,8 +180,10 @@ def _positions(size: int, mesh: Shape, placements: tuple[Placement, ...], coordi
         return range(size, size)
     first, last = int(found[0]), int(found[-1])
     if last - first + 1 != len(found):
-        raise CheckpointError(f"a DTensor with the placements {placements} has ranks with several stretches of one "
-                              "dimension; make the size a multiple of the ranks")  # fmt: skip
+        raise CheckpointError(
+            f"a DTensor with the placements {placements} has ranks with several stretches of one "
+            "dimension; make the size a multiple of the ranks"
+        )
     return range(first, last + 1)
 
 

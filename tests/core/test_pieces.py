@@ -12,15 +12,19 @@ import torch
 import torch.distributed as dist
 from tiny_sharded import SHAPES
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Partial, distribute_tensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+from torch.distributed.tensor._utils import (
+    _compute_local_shape_and_global_offset,
+    compute_local_shape_and_global_offset,
+)
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from trustformers_pl.checkpoint.folder import write_state
 from trustformers_pl.checkpoint.io import FolderCheckpointIO
 from trustformers_pl.checkpoint.tensorfile import pack, unpack
 from trustformers_pl.errors import CheckpointError
 from trustformers_pl.gathering import place_like
-from trustformers_pl.pieces import Pieces, owners, region_of
+from trustformers_pl.pieces import Pieces, _region, owners, region_of
 from trustformers_pl.testing import Ranks
 
 
@@ -67,6 +71,28 @@ def test_regions_are_those_that_torch_gives() -> None:
     assert (
         Ranks().run(4, sharded.on_each, as_torch_says) == [35] * 4
     )  # six layouts of six shapes, but no blocks of a line
+
+
+@pytest.mark.parametrize(("mesh", "in_stretches"), [((2, 2), []), ((2, 4), []), ((3, 2), [13, 19, 25, 31, 37])])
+def test_regions_of_fsdp_over_tensor_parallelism_are_torch_s_or_refused(
+    mesh: tuple[int, int], in_stretches: list[int]
+) -> None:
+    """One dimension cut twice, the inner mesh dimension first; uneven sizes can leave a rank with two stretches."""
+    placements = (_StridedShard(0, split_factor=mesh[1]), Shard(0))
+    coordinates = list(itertools.product(*map(range, mesh)))
+    for size in range(40):
+        if size in in_stretches:
+            with pytest.raises(CheckpointError, match="several stretches of one dimension"):
+                [_region((size, 3), mesh, placements, at) for at in coordinates]
+            continue
+        rows: list[int] = []
+        for at in coordinates:
+            region = _region((size, 3), mesh, placements, at)
+            shape, offset = _compute_local_shape_and_global_offset((size, 3), mesh, list(at), placements)
+            assert region.shape == tuple(shape)
+            assert region.numel == 0 or region.offset == tuple(offset)
+            rows += range(region.offset[0], region.offset[0] + region.shape[0])
+        assert sorted(rows) == list(range(size))
 
 
 def refused() -> list[str]:

@@ -42,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--out", metavar="FILE", required=True, help="a .ckpt file, replaced if it is there")
     consolidate = kind("consolidate", "write whole weights and optimizer state as plain safetensors files")
     consolidate.add_argument("source", metavar="RUN_OR_FOLDER", help=WHAT.rpartition(", or")[0])
-    consolidate.add_argument("out", metavar="OUT", help="a new folder for model.safetensors, optimizer.safetensors and "
-                             "optimizer.json")  # fmt: skip
+    consolidate.add_argument(
+        "out", metavar="OUT", help="a new folder for model.safetensors, optimizer.safetensors and optimizer.json"
+    )
     diff = kind("diff", "say what differs between two checkpoints; exit code 1 if anything does")
     diff.add_argument("first", metavar="A", help=WHAT)
     diff.add_argument("second", metavar="B", help="the same")

@@ -159,8 +159,11 @@ class Shards:
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {error}") from error
         if held != tuple(local.shape):
-            raise refusal(where, f"a DTensor with a piece of shape {tuple(local.shape)} in place of {held}", "lay it "
-                          "out as its placements say")  # fmt: skip
+            raise refusal(
+                where,
+                f"a DTensor with a piece of shape {tuple(local.shape)} in place of {held}",
+                "lay it out as its placements say",
+            )
         self.described[name] = Sharded(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), parts)
         if rank_and_world_size()[0] in {rank for rank, _ in parts}:
             self.own[name] = local.resolve_conj().resolve_neg().contiguous()
