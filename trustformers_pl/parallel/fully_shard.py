@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from trustformers_pl.mesh import Placement
 
+
+OPEN_CALLS = "_open_calls"
 # What computes with a module's weights besides `forward`: of Lightning, and of language models.
 METHODS = ("training_step", "validation_step", "test_step", "predict_step", "generate", "logits")
 
@@ -175,18 +177,34 @@ def _shard_root(module: nn.Module, policy: MixedPrecisionPolicy, options: dict[s
     if type(module) is not plain and USER_CLASS not in vars(type(module)):
         # torch makes a class of its own; state is known by the name of the user's.
         setattr(type(module), USER_CLASS, plain)
+    module.register_forward_hook(_free_after_evaluation)
+
+
+def _free_after_evaluation(module: Any, inputs: Any, outputs: Any) -> None:
+    """Free what a forward pass has gathered, as no backward pass will; a method that called it may still need it."""
+    del inputs, outputs
+    if not torch.is_grad_enabled() and not vars(module).get(OPEN_CALLS):
+        module.reshard()
 
 
 def _compute_in(module: Any, name: str) -> None:
     """Let a method gather what it computes with, and free it afterwards where no backward pass will."""
     if not callable(getattr(module, name, None)):
         return
+    plain = getattr(module, name)
     register_fsdp_forward_method(module, name)
     gathering = getattr(module, name)
+    calls = vars(module).setdefault(OPEN_CALLS, [])
 
-    @wraps(gathering)
+    @wraps(plain)
     def method(*arguments: Any, **named: Any) -> Any:
-        answer = gathering(*arguments, **named)
+        if calls:  # the outer one has gathered, and frees
+            return plain(*arguments, **named)
+        calls.append(name)
+        try:
+            answer = gathering(*arguments, **named)
+        finally:
+            calls.pop()
         if not torch.is_grad_enabled():
             module.reshard()
         return answer
