@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -33,6 +34,13 @@ def cut(folder: Path) -> None:
     for path in (folder / "run/checkpoints").iterdir():
         if int(path.name.removeprefix("step-")) > CUT:
             shutil.rmtree(path)
+
+
+def logged(folder: Path) -> dict[tuple[int, str], float]:
+    """The numbers of the table, by step and name."""
+    with (folder / "run/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {(int(row["step"]), name): float(text) for row in rows for name, text in row.items() if text}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -90,6 +98,7 @@ def test_another_number_of_ranks_or_mode_goes_on(
     cut(folder)
     pool.run(then[1], fit, str(folder), *then, CALM, "force")  # it is another recipe
     assert distance(content(folder, STEPS), content(other, STEPS)) < 1e-5
+    assert logged(folder) == pytest.approx(logged(other), rel=1e-5)  # of all ranks' data, also the training loss
 
 
 def test_each_rank_writes_its_part_and_all_of_it_is_read_by_others(folder: Path) -> None:
