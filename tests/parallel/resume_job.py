@@ -44,7 +44,9 @@ def recipe(folder: str, mode: dict[str, Any], ranks: int, **more: Any) -> dict[s
     }  # fmt: skip
 
 
-def fit(folder: str, mode: dict[str, Any], ranks: int, more: dict[str, Any] | None = None, resume: Any = "auto") -> None:
+def fit(
+    folder: str, mode: dict[str, Any], ranks: int, more: dict[str, Any] | None = None, resume: Any = "auto"
+) -> None:
     """On one rank."""
     torch.set_num_threads(1)
     assemble(recipe(folder, mode, ranks, **(more or {}))).fit(resume)
@@ -54,7 +56,7 @@ def content(folder: Path, step: int) -> dict[str, list[float]]:
     """The whole weights and averages of a checkpoint, by name."""
     state = load(folder / f"run/checkpoints/step-{step:08}")
     parts: Any = state["loops"]["fit_loop"]["epoch_loop.state_dict"]["parts"]
-    found = {name: tensor for name, tensor in state["state_dict"].items()}
+    found = dict(state["state_dict"])
     ema = next(value for name, value in parts.items() if name.endswith("EMA"))["sharded"]["value"]["averages"]
     found |= {f"average of {name}": tensor for name, tensor in ema.items()}
     for key, values in state["optimizer_states"][0]["state"].items():

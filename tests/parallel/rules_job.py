@@ -89,5 +89,7 @@ def overflown(mode: str) -> tuple[list[float], int, list[float]]:
     from trustformers_pl.environment import cluster_environment
 
     precision = AMP("fp16", initial_scale=1024.0)
-    found = train(case, callbacks=[seen], max_steps=6, accumulate_grad_batches=1, plugins=[cluster_environment(), precision])
+    found = train(
+        case, callbacks=[seen], max_steps=6, accumulate_grad_batches=1, plugins=[cluster_environment(), precision]
+    )
     return seen.scales, precision.skipped_steps, found

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from resume_job import CUT, STEPS, content, distance, fit
@@ -14,11 +13,19 @@ from resume_job import CUT, STEPS, content, distance, fit
 from trustformers_pl.checkpoint import consolidate, verify
 from trustformers_pl.testing import Ranks
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DDP: dict[str, Any] = {"ddp": {}}
 ZERO: dict[int, dict[str, Any]] = {stage: {"zero": {"stage": stage}} for stage in (1, 2, 3)}
 COPIES: dict[str, Any] = {"ddp": {"replicas": 2}, "zero": {"stage": 3}}
 # Dropout draws otherwise on another number of ranks.
-CALM = {"model": {"class_path": "trustformers_pl.models.GPT", "init_args": {"d_model": 12, "n_layers": 2, "n_heads": 2, "context_length": 8}}}
+CALM = {
+    "model": {
+        "class_path": "trustformers_pl.models.GPT",
+        "init_args": {"d_model": 12, "n_layers": 2, "n_heads": 2, "context_length": 8},
+    }
+}
 pool = Ranks()
 
 

@@ -8,7 +8,9 @@ from rules_job import anchored, anchored_by_torch, overflown
 from zero_job import Case
 
 
-@pytest.mark.parametrize(("mode", "ranks"), [("zero 1", 2), ("zero 2", 4), ("zero 3", 2), ("ddp", 2), ("zero 2 + copies", 4)])
+@pytest.mark.parametrize(
+    ("mode", "ranks"), [("zero 1", 2), ("zero 2", 4), ("zero 3", 2), ("ddp", 2), ("zero 2 + copies", 4)]
+)
 def test_a_penalty_on_shards_is_that_of_whole_weights(mode: str, ranks: int) -> None:
     """What is expected is torch's own gradient of the penalty, as a term of the loss of one process."""
     (expected,) = pool.run(1, anchored_by_torch, "gpt")

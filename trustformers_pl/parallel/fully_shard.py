@@ -25,14 +25,14 @@ from trustformers_pl.mesh import Wrap, say_where_nothing_is_saved
 from trustformers_pl.model_parts import sharding_roots
 from trustformers_pl.parallel.host_shards import HostShards
 from trustformers_pl.parallel.partition import refuse_begun
-from trustformers_pl.parallel.unshardable import refuse_unshardable
 from trustformers_pl.parallel.types import dtype_of
 from trustformers_pl.parallel.units import sharding_units
+from trustformers_pl.parallel.unshardable import refuse_unshardable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
 
     from trustformers_pl.mesh import Placement
@@ -89,7 +89,7 @@ class FullyShard(Wrap):
         """Shard the module in place, from rank 0's values."""
         if isinstance(module, FSDPModule):
             raise RefusedError(
-                f"{user_class(type(module)).__name__}: it is sharded already, by an earlier run; give this run a new one"
+                f"{user_class(type(module)).__name__}: sharded already, by an earlier run; give this run a new one"
             )
         if self.on_host:
             what = "zero.offload_params" if self.offload_params else "zero.offload_optimizer"
@@ -97,7 +97,9 @@ class FullyShard(Wrap):
         before = dict(module.named_parameters())
         if deferred_record(module) is None:
             for group in placement.mesh.get_all_groups():
-                _sync_module_states(module, group, broadcast_bucket_size=250 * 2**20, src=0, params_and_buffers_to_ignore=())
+                _sync_module_states(
+                    module, group, broadcast_bucket_size=250 * 2**20, src=0, params_and_buffers_to_ignore=()
+                )
         self._shard(module, placement)
         after = dict(module.named_parameters())
         self._sharded = {id(parameter): after[name] for name, parameter in before.items()}
@@ -128,7 +130,9 @@ class FullyShard(Wrap):
             if placement.compute_dtype is not None:
                 for layer in part.module.modules():
                     if isinstance(layer, _NormBase):  # statistics in float32, as at opt level O2 without sharding
-                        fully_shard(layer, reshard_after_forward=self.reshard_after_forward, mp_policy=as_it_is, **options)
+                        fully_shard(
+                            layer, reshard_after_forward=self.reshard_after_forward, mp_policy=as_it_is, **options
+                        )
             for unit in sharding_units(part.module, self.units).values():
                 fully_shard(unit, reshard_after_forward=self.reshard_after_forward, mp_policy=policy, **options)
             _shard_root(part.module, policy_of_roots, options)
@@ -210,4 +214,3 @@ def _compute_in(module: Any, name: str) -> None:
         return answer
 
     setattr(module, name, method)
-

@@ -72,7 +72,7 @@ class Replicate(Wrap):
 
     @contextmanager
     @override
-    def without_sync(self) -> Iterator[None]:  # type: ignore[override]
+    def without_sync(self) -> Iterator[None]:
         """Keep a micro-batch's gradients to this rank, unless its turn has come."""
         assert self._model is not None
         self._since_sync += 1
@@ -92,22 +92,24 @@ def _settle_buckets(model: DistributedDataParallel) -> None:
     model.reducer._rebuild_buckets()
 
 
-def average_as(state: tuple[Any, torch.dtype], bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def average_as(state: tuple[Any, torch.dtype], bucket: Any) -> torch.futures.Future[torch.Tensor]:
     """A communication hook of DDP: average a bucket in another type.
 
     Args:
         state: The process group, and the type.
-        bucket: Of gradients.
+        bucket: A `GradBucket` of gradients.
 
     Returns:
         The future of the bucket's averages, in its own type.
     """
     group, dtype = state
-    own = bucket.buffer()
+    own: torch.Tensor = bucket.buffer()
     sent = own.to(dtype).div_(group.size())
 
     def received(future: torch.futures.Future[Any]) -> torch.Tensor:
-        return own.copy_(future.value()[0])
+        averaged: torch.Tensor = future.value()[0]
+        return own.copy_(averaged)
 
     work = dist.all_reduce(sent, group=group, async_op=True)
-    return work.get_future().then(received)
+    averages: torch.futures.Future[torch.Tensor] = work.get_future().then(received)
+    return averages
