@@ -195,6 +195,7 @@ class MeshStrategy(DDPStrategy):
             self.setup_optimizers(trainer)
             for wrap in self.wraps:
                 wrap.take_over(self.optimizers)
+            self.optimizers = self.optimizers  # Lightning's wrappers copy what an optimizer has
         self.setup_precision_plugin()
         if fitting:
             _optimizers_to_device(self.optimizers, self.root_device)
@@ -213,11 +214,8 @@ class MeshStrategy(DDPStrategy):
                 dimension.wrap.place_for_evaluation(self.model, placement)
 
     @override
-    def pre_backward(self, closure_loss: Tensor) -> None:
-        pass
-
-    @override
     def post_backward(self, closure_loss: Tensor) -> None:
+        super().post_backward(closure_loss)
         for wrap in self.wraps:
             wrap.after_backward()
 

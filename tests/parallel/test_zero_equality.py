@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 
 import pytest
-from equality import BOUNDS, CASES, HALF, WHOLE, difference, label
-from zero_job import MODES, Case
+from equality import BOUNDS, CASES, HALF, WHOLE, difference, label, pool
+from zero_job import MODES, Case, train_by_hand
 
 PAGE = Path(__file__).parents[2] / "docs/features/zero.md"
 
@@ -38,6 +38,14 @@ def test_sixteen_bits_on_ranks_stay_near_those_of_one_process(case: Case) -> Non
 @pytest.mark.parametrize("mode", [mode for mode in MODES if "," in mode])
 def test_every_option_computes_the_same(mode: str) -> None:
     held(Case("gpt", "AdamW", mode, 2))
+
+
+@pytest.mark.parametrize("mode", ["ddp", "zero 1", "zero 2", "zero 3"])
+def test_a_module_that_optimizes_by_itself_computes_the_same(mode: str) -> None:
+    """What is expected is the same module in one process."""
+    (expected,) = pool.run(1, train_by_hand, Case("manual", "AdamW", "one process", 1))
+    for found in pool.run(2, train_by_hand, Case("manual", "AdamW", mode, 2)):
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_table_in_the_docs_has_every_case() -> None:

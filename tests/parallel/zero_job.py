@@ -178,3 +178,24 @@ def weights(module: nn.Module) -> list[float]:
     parameters = (parameter.detach() for parameter in module.parameters())
     whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in parameters]
     return torch.cat([tensor.float().flatten() for tensor in whole]).tolist()
+
+
+class Manual(OurGPT):
+    """Steps by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(cross_entropy(self(batch).flatten(0, 1), batch["labels"].flatten()))
+        optimizer.step()
+
+
+MODULES["manual"] = Manual
+
+
+def train_by_hand(case: Case) -> list[float]:
+    return train(case, gradient_clip_val=None, accumulate_grad_batches=1, max_steps=8)

@@ -15,6 +15,7 @@ from trustformers_pl.checkpoint.series import steps
 from trustformers_pl.checkpoint.verification import verify
 from trustformers_pl.errors import CheckpointError
 from trustformers_pl.loop import EpochLoop
+from trustformers_pl.shards import agree_on_any, are_sharded, local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,7 +53,7 @@ def _is_sound(trainer: Trainer, path: Path) -> bool:
 
 def _bad(trainer: Trainer, path: Path) -> str | None:
     """As the manifest of a checkpoint tells since there is such a note."""
-    stored = trainer.strategy.load_checkpoint(path)
+    stored = trainer.strategy.checkpoint_io.load_checkpoint(path)
     _, tensors = encode({name: stored[name] for name in ("state_dict", "optimizer_states")})
     return first_not_finite(tensors, [name for name, _ in trainer.lightning_module.named_buffers()])
 
@@ -61,9 +62,14 @@ def are_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether tensors of any shapes hold only finite numbers; equal on all ranks, where they are sharded too."""
     floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
     # A sum of squares may overflow where no number does; their largest does not.
-    largest = [tensor.abs().max() for tensor in floating if tensor.numel()]
-    full = [value.full_tensor() if hasattr(value, "full_tensor") else value for value in largest]
-    return bool(torch.stack([value.float() for value in full]).isfinite().all()) if full else True
+    largest = [part.abs().max().float() for part in map(local, floating) if part.numel()]
+    if not are_sharded(floating):
+        return bool(torch.stack(largest).isfinite().all()) if largest else True
+    bad = torch.zeros((), device=local(floating[0]).device)
+    if largest:
+        bad.copy_(~torch.stack(largest).isfinite().all())
+    agree_on_any(bad, floating)
+    return not bool(bad)
 
 
 def go_back(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trustformers_pl.errors import RefusedError
 from trustformers_pl.parallel.parameter_shard import chunk_of
 
 if TYPE_CHECKING:
@@ -63,8 +64,17 @@ class Bucket:
         return all(part.ready or not part.parameter.requires_grad for part in self.parts)
 
     def launch(self, *, keep_whole: bool) -> None:
-        """Send what this rank has; of what it lacks, zeros."""
+        """Send what this rank has; of what it lacks, zeros.
+
+        Raises:
+            RefusedError: Whole gradients were reduced already, and would be added up twice.
+        """
         self.launched = True
+        if keep_whole and any(part.shard.grad is not None for part in self.parts):
+            raise RefusedError(
+                "zero: stage 1 has synchronised these gradients already, and no step or zero_grad came since; let "
+                "backward passes before the last one of a step run without synchronisation, or use stage 2"
+            )
         rows = self._rows()
         if not keep_whole:
             for part in self.parts:

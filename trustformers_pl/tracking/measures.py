@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trustformers_pl.gradients import total_norm as norm_of
 from trustformers_pl.loss_window import sum_over_data_ranks
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ def total_norm(optimizer: Optimizer) -> float:
         The norm, as `torch.nn.utils.clip_grad_norm_` defines it.
     """
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    return float(norm_of(grads))
 
 
 def scalars(outputs: Mapping[str, Any]) -> dict[str, float]:
