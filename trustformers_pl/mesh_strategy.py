@@ -195,7 +195,7 @@ class MeshStrategy(DDPStrategy):
             self.setup_optimizers(trainer)
             for wrap in self.wraps:
                 wrap.take_over(self.optimizers)
-            self.optimizers = self.optimizers  # Lightning's wrappers copy what an optimizer has
+            self.optimizers = self.optimizers  # Lightning's wrappers inherit from an optimizer's class
         self.setup_precision_plugin()
         if fitting:
             _optimizers_to_device(self.optimizers, self.root_device)

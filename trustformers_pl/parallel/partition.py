@@ -112,7 +112,7 @@ class Partition(Wrap):
             group["params"] = [part.shard for part in parts]
             self._parts.extend(parts)
         if self.stage == 1:
-            optimizer.zero_grad = _ZeroGrad(optimizer, self._parts)  # type: ignore[method-assign]
+            drop_whole_gradients_too(optimizer, self._parts)
 
     @contextmanager
     @override
@@ -184,18 +184,18 @@ def refuse_begun(optimizer: Optimizer) -> None:
         )
 
 
-class _ZeroGrad:
-    """`Optimizer.zero_grad`, which drops the whole gradients, too, that shards of gradients are views of."""
+def drop_whole_gradients_too(optimizer: Optimizer, parts: list[ParameterShard]) -> None:
+    """Let an optimizer's `zero_grad` drop the whole gradients that its shards' gradients are views of.
 
-    def __init__(self, optimizer: Optimizer, parts: list[ParameterShard]) -> None:
-        self._own = type(optimizer).zero_grad
-        self._optimizer, self._parts = optimizer, parts
+    By its class, as Lightning's wrapper of an optimizer inherits from that.
+    """
+    kind: Any = type(optimizer)
 
-    def __call__(self, set_to_none: bool = True) -> None:
+    def zero_grad(self: Any, set_to_none: bool = True) -> None:
         del set_to_none  # views must not outlive what they are views of
-        self._own(self._optimizer, set_to_none=True)
-        for part in self._parts:
+        kind.zero_grad(self, set_to_none=True)
+        for part in parts:
             part.parameter.grad = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return None
+    body = {"zero_grad": zero_grad, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    optimizer.__class__ = type(kind.__name__, (kind,), body)
