@@ -14,12 +14,13 @@ MEBIBYTE = 2**20
 # What computes the same with or without: here weights are gathered unit by unit, and checkpoints hold whole weights.
 SAME_RESULT = (
     "allgather_partitions", "cpu_offload_use_pin_memory", "elastic_checkpoint", "legacy_stage1",
-    "load_from_fp32_weights", "log_trace_cache_warnings", "memory_efficient_linear", "mics_hierarchical_params_gather", "override_module_apply",
-    "pipeline_loading_checkpoint", "round_robin_gradients", "stage3_gather_16bit_weights_on_model_save",
+    "load_from_fp32_weights", "log_trace_cache_warnings", "memory_efficient_linear",
+    "mics_hierarchical_params_gather", "override_module_apply", "pipeline_loading_checkpoint",
+    "round_robin_gradients", "stage3_gather_16bit_weights_on_model_save",
     "stage3_gather_fp16_weights_on_model_save", "stage3_max_live_parameters", "stage3_max_reuse_distance",
-    "stage3_model_persistence_threshold", "stage3_module_granularity_threshold", "stage3_param_persistence_threshold",
-    "stage3_prefetch_bucket_size", "stage3_use_all_reduce_for_fetch_params", "sub_group_size",
-    "use_multi_rank_bucket_allreduce",
+    "stage3_model_persistence_threshold", "stage3_module_granularity_threshold",
+    "stage3_param_persistence_threshold", "stage3_prefetch_bucket_size",
+    "stage3_use_all_reduce_for_fetch_params", "sub_group_size", "use_multi_rank_bucket_allreduce",
 )  # fmt: skip
 OF_OFFLOADING = (
     "buffer_count", "buffer_size", "fast_init", "max_in_cpu", "nvme_path", "pin_memory", "pipeline_read",
