@@ -143,7 +143,7 @@ def train(folder: str, *callbacks: Callback, resume: bool = False, module: Any =
     seed_everything(1 + (dist.get_rank() if ranks > 1 else 0), verbose=False)
     module = module or Logging()
     if ranks > 1:
-        arguments |= {"strategy": "ddp", "devices": ranks}
+        arguments = {"strategy": "ddp", "devices": ranks, **arguments}
     trainer = Trainer(
         **{"max_epochs": 2, **arguments},
         accelerator="cpu",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning import LightningDataModule, LightningModule, seed_everything
 
 from trustformers_pl.agreement import statements
@@ -13,6 +14,7 @@ from trustformers_pl.clashes import refuse_term_clashes, refuse_trainer_clashes
 from trustformers_pl.compose import extend, plain_again, user_class
 from trustformers_pl.declared_program import declared_program
 from trustformers_pl.decomposed import DecomposedLoss
+from trustformers_pl.deferred import DeferredModule, build_deferred, deferred_record
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.foreign_errors import as_our_own
 from trustformers_pl.frozen_parts import with_parts
@@ -90,12 +92,14 @@ def build_module(assembly: Assembly) -> LightningModule:
         RecipeError: The class cannot be built.
         RefusedError: The module does not provide what a feature needs, or two features' additions to it clash.
     """
-    module = _built(assembly, "model", assembly.model, LightningModule)
+    module = _model(assembly)
     if not isinstance(module, LightningModule):
         raise RefusedError(
             f"model: {type(module).__name__} is not a LightningModule; subclass lightning.LightningModule"
         )
     plain_again(module)
+    if deferred_record(module) is not None:
+        extend(module, DeferredModule)
     mix_in(module, assembly)
     with_parts(module)
     if callable(getattr(module, "loss", None)) and type(module).training_step is LightningModule.training_step:
@@ -113,6 +117,16 @@ def build_module(assembly: Assembly) -> LightningModule:
             "section `optimizer`; add `optimizer: {name: adamw}`"
         )
     return module
+
+
+def _model(assembly: Assembly) -> Any:
+    def build() -> Any:
+        return _built(assembly, "model", assembly.model, LightningModule)
+
+    asked = any(Trait.DEFERRED_VALUES in plugin.traits(plugin.config).provides for plugin in assembly.plan.plugins)
+    if not asked or not isinstance(assembly.model, Part) or torch.get_default_device().type == "meta":
+        return build()
+    return build_deferred(build)
 
 
 def _attach_loss(module: Any, assembly: Assembly) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.pieces import Pieces, Region, region_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,10 @@ def map_tensors(function: Callable[[Tensor, str], Any], tree: Any, where: str) -
     if isinstance(tree, Tensor):
         return function(tree, where)
     if type(tree) in _MAPPINGS:
-        return type(tree)((key, map_tensors(function, item, f"{where}.{key}")) for key, item in tree.items())
+        made = type(tree)((key, map_tensors(function, item, f"{where}.{key}")) for key, item in tree.items())
+        if hasattr(tree, "_metadata"):  # the versions in a module's state_dict
+            made._metadata = tree._metadata
+        return made
     if type(tree) in _SEQUENCES:
         return type(tree)(map_tensors(function, item, f"{where}.{i}") for i, item in enumerate(tree))
     return tree
@@ -71,6 +75,19 @@ def whole(tree: Any, where: str) -> Any:
         return full.cpu() if is_sharded else full
 
     return map_tensors(gathered, tree, where)
+
+
+def first_of_ranks(value: str | None) -> str | None:
+    """What the first rank with something to say says; None where none has. Collective.
+
+    Args:
+        value: Of this rank.
+    """
+    if rank_and_world_size()[1] == 1:
+        return value
+    values: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return next((said for said in values if said is not None), None)
 
 
 def local(tree: Any, where: str) -> Any:
@@ -119,13 +136,13 @@ def on_rank_zero(value: dict[Any, Any]) -> list[dict[Any, Any]]:
     return values or [value]
 
 
-def place_like(value: Tensor, like: Tensor) -> Tensor:
-    """Lay out a whole tensor as another one is: for `load_state` of a part with sharded state.
+def place_like(value: Tensor | Pieces, like: Tensor) -> Tensor:
+    """Lay out a stored tensor as another one is: for `load_state` of a part with sharded state.
 
-    Every rank has read the whole tensor, so that nothing is sent.
+    Each rank takes its own region of what is stored, so that nothing is sent, and of files only that is read.
 
     Args:
-        value: Whole, of the global shape of `like`, equal on all ranks.
+        value: Whole, or in pieces; of the global shape of `like`, equal on all ranks.
         like: A DTensor with any mesh and placements, or a plain tensor.
 
     Returns:
@@ -139,7 +156,31 @@ def place_like(value: Tensor, like: Tensor) -> Tensor:
         raise CheckpointError(
             f"stored with shape {tuple(value.shape)}, but {tuple(like.shape)} is needed; resume with the same model"
         )
-    if not isinstance(like, DTensor):
-        return value.detach().to(like.device, copy=True)
-    on_device = value.detach().to(like.device, memory_format=torch.contiguous_format, copy=True)
-    return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)
+    if isinstance(like, DTensor):
+        return _placed(value, like)
+    if isinstance(value, Pieces):
+        return value.whole().to(like.device)
+    return value.detach().to(like.device, copy=True)
+
+
+def _placed(value: Tensor | Pieces, like: DTensor) -> Tensor:
+    if isinstance(value, DTensor):
+        own: DTensor = value.detach().clone()  # type: ignore[assignment]
+        return own.redistribute(like.device_mesh, like.placements)
+    try:
+        region = region_of(like)
+    except CheckpointError:  # a layout that is not in boxes: torch cuts the whole
+        whole = value.whole() if isinstance(value, Pieces) else value.detach().clone()
+        on_device = whole.to(like.device, memory_format=torch.contiguous_format)
+        return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)
+    stride = torch.empty(like.shape, device="meta").stride()
+    return DTensor.from_local(
+        _own(value, region, like.device), like.device_mesh, like.placements, shape=like.shape, stride=stride
+    )
+
+
+def _own(value: Tensor | Pieces, region: Region, device: torch.device) -> Tensor:
+    """A region of a tensor in memory of its own."""
+    if isinstance(value, Pieces):
+        return value.region(region.offset, region.shape).to(device)
+    return value.detach()[region.slices()].to(device, memory_format=torch.contiguous_format, copy=True)

@@ -37,7 +37,8 @@ class EpochLoop(LeanLoop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Lightning's loop state, that of the run's parts (see `Stateful`), and the loop's own. Collective."""
-        parts, own = state.collect(self.trainer), state.gather(self._own_parts())
+        parts = state.collect(self.trainer)
+        own = state.gather(self._own_parts(), in_place=state.saves_on_every_rank(self.trainer))
         return {**super().on_save_checkpoint(), "parts": parts, "own": own}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:

@@ -44,6 +44,8 @@ class MeshStrategy(DDPStrategy):
         process_group_backend: As torch knows it; found from the device if not given.
     """
 
+    saves_on_every_rank = True  # parts leave state that lies on several ranks where it is
+
     def __init__(self, dimensions: Sequence[Dimension], process_group_backend: str | None = None) -> None:
         super().__init__(process_group_backend=process_group_backend)
         self.dimensions = tuple(dimensions)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trustformers_pl.data.order import counter_seed
+from trustformers_pl.deferred import CannotRecordError, note_values, still_deferred
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.phases import ModulePhase, PhaseContext
 from trustformers_pl.randomness import random_state, restore_random_state
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # Where a module notes which `ModulePhases` it went through.
 _MARK = "_went_through"
+# Phases whose transforms read and write weights; the others place and wrap them.
+CHANGES_VALUES = (ModulePhase.SURGERY, ModulePhase.SPLIT, ModulePhase.MATERIALISE)
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,12 @@ class ModulePhases:
             for index, transform in enumerate(transforms):
                 before = Structure.of(module)
                 number = sum(other.plugin == transform.plugin for other in transforms[:index])
-                with _seeded(counter_seed(self.seed, phase.value, transform.plugin, number, *coordinates)):
-                    answer = transform.function(module, PhaseContext(phase, mesh, self.seed))
                 who = f"{transform.plugin}: its {phase.name} transform"
+                with (
+                    _with_or_without_values(module, phase, who),
+                    _seeded(counter_seed(self.seed, phase.value, transform.plugin, number, *coordinates)),
+                ):
+                    answer = transform.function(module, PhaseContext(phase, mesh, self.seed))
                 if answer is not None and answer is not module:
                     raise RefusedError(
                         f"{who} returns another {type(answer).__name__} in place of {type(module).__name__}; "
@@ -131,6 +137,27 @@ def _transform(item: Any) -> Transform:
     if isinstance(item, Transform):
         return item
     return Transform(item, getattr(item, "__name__", type(item).__name__), changes_structure=True)
+
+
+@contextmanager
+def _with_or_without_values(module: nn.Module, phase: ModulePhase, who: str) -> Iterator[None]:
+    """Let a transform change weights that get their values later, by a strategy that shards them before.
+
+    Raises:
+        RefusedError: It can only change them when they have values.
+    """
+    if phase not in CHANGES_VALUES:
+        yield
+        note_values(module)
+        return
+    try:
+        with still_deferred(module):
+            yield
+    except CannotRecordError as error:
+        raise RefusedError(
+            f"{who} needs the values of weights, which are made after this run shards them: {error}; use torch's "
+            "operators in it, or a strategy that does not shard weights"
+        ) from error
 
 
 @contextmanager

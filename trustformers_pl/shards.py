@@ -66,6 +66,27 @@ def norm_of_shards(tensors: Sequence[Tensor]) -> Tensor:
     return total.sqrt()
 
 
+def norms_of_shards(parts: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of each of some tensors, (n,), of which each rank has a part. Collective: one sum a mesh.
+
+    Args:
+        parts: This rank's parts, plain tensors of at least float32.
+        like: Tensors that lie as those do.
+    """
+    squares = torch.stack([torch.linalg.vector_norm(part) for part in parts]).square()
+    groups: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(like):
+        groups.setdefault(sharding_of(tensor), []).append(index)
+    for sharding, indices in groups.items():
+        if sharding is None:
+            continue
+        own = squares[indices]
+        for dimension in sharding[1]:
+            dist.all_reduce(own, group=sharding[0].get_group(dimension))
+        squares[indices] = own
+    return squares.sqrt()
+
+
 def _square_sum(parts: list[Tensor]) -> Tensor:
     kind = torch.float64 if parts[0].dtype == torch.float64 else torch.float32
     filled = [part for part in parts if part.numel()]

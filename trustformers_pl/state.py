@@ -53,13 +53,22 @@ def _name(candidate: object) -> str:
 def collect(trainer: Trainer) -> dict[str, Any]:
     """The states of all parts of a run. Collective: every rank calls it.
 
+    DTensors are left where they are if every rank saves (see `FolderCheckpointIO`); if not, rank zero gets them whole.
+
     Returns:
-        Name -> scope -> `version` and `value` (a list over ranks, where each has its own); empty but on rank zero.
+        Name -> scope -> `version` and `value` (a list over ranks, where each has its own). On other ranks than zero
+        only the values with DTensors that were left there, by the same names.
 
     Raises:
         CheckpointError: A part's state is not one, or the ranks have different parts.
     """
-    return gather(parts(trainer))
+    return gather(parts(trainer), in_place=saves_on_every_rank(trainer))
+
+
+def saves_on_every_rank(trainer: Trainer) -> bool:
+    """Whether the strategy calls the CheckpointIO on every rank, and that writes what each of them holds."""
+    strategy = trainer.strategy
+    return getattr(strategy, "saves_on_every_rank", False) and getattr(strategy.checkpoint_io, "writes_parts", False)
 
 
 def restore(trainer: Trainer, stored: Mapping[str, Any]) -> None:
@@ -75,14 +84,15 @@ def restore(trainer: Trainer, stored: Mapping[str, Any]) -> None:
     give_back(parts(trainer), stored)
 
 
-def gather(parts: Mapping[str, Stateful]) -> dict[str, Any]:
-    """As `collect`, for named parts."""
+def gather(parts: Mapping[str, Stateful], *, in_place: bool = False) -> dict[str, Any]:
+    """As `collect`, for named parts; with `in_place` DTensors are left where they are."""
     own = {(name, state.scope): state for name, part in parts.items() for state in _states(name, part)}
-    of_all = {key: whole(s.value, key[0]) for key, s in own.items() if s.scope is Scope.SHARDED}
+    sharded = {key: s.value for key, s in own.items() if s.scope is Scope.SHARDED}
+    of_all = {key: value if in_place else whole(value, key[0]) for key, value in sharded.items()}
     of_all |= {key: local(s.value, key[0]) for key, s in own.items() if s.scope is Scope.REPLICATED}
     of_ranks = on_rank_zero({key: local(s.value, key[0]) for key, s in own.items() if s.scope in _OF_ONE_RANK})
     if rank_and_world_size()[0]:
-        return {}
+        return {name: {scope.value: {"value": value}} for (name, scope), value in sharded.items() if in_place}
     if differing := {key for values in of_ranks for key in values.keys() ^ of_ranks[0].keys()}:
         name, scope = min(differing)
         raise CheckpointError(f"{name}: only some ranks have its {scope} state; give all ranks the same parts")

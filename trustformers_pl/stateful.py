@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 class Scope(StrEnum):
     """Whose a state is when there are several ranks.
 
-    `REPLICATED`: equal on all ranks; rank zero's is kept. `SHARDED`: leaves may be DTensors; they are kept whole, so
-    that any number of ranks can go on with them, and given back whole on every rank: lay them out with
-    `trustformers_pl.gathering.place_like`. `RANK`: one a rank. `WORKER`: one a rank as well, and in it one a dataloader
-    worker: a mapping from the worker's number, from 0, to its state.
+    `REPLICATED`: equal on all ranks; rank zero's is kept. `SHARDED`: leaves may be DTensors; they are kept so that any
+    number of ranks can go on with them, and given back on every rank as whole tensors or as `Pieces`: lay them out with
+    `trustformers_pl.gathering.place_like`, which takes both. `RANK`: one a rank. `WORKER`: one a rank as well, and in
+    it one a dataloader worker: a mapping from the worker's number, from 0, to its state.
     """
 
     REPLICATED = "replicated"

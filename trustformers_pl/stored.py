@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.gathering import first_of_ranks, rank_and_world_size, whole
 from trustformers_pl.stock_file import SUFFIXES, read_stock, stock_form, write_stock
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ _MANIFEST = "manifest.json"
 
 
 def save(trainer: Trainer, path: str | Path, boundary: str | None = None) -> Path:
-    """Save a Trainer's state under a name that a person chose; every rank calls it, and rank 0 writes.
+    """Save a Trainer's state under a name that a person chose; every rank calls it.
+
+    Rank 0 writes, of a folder the other ranks what only they hold. A stock file is gathered whole on rank 0.
 
     Args:
         trainer: Of a run that was started.
@@ -33,33 +36,41 @@ def save(trainer: Trainer, path: str | Path, boundary: str | None = None) -> Pat
 
     Raises:
         CheckpointError: Nothing was trained yet, the path is something else already, the Trainer has no folder format,
-            or it cannot be written; on all ranks, with rank 0's message.
+            or it cannot be written; on all ranks, with the message of the first that failed.
     """
     place = Path(path)
     if getattr(trainer.strategy, "_lightning_module", None) is None:
         raise CheckpointError(f"{place}: not saved: the run has no state yet; train first")
     stock = place.suffix in SUFFIXES
     folders = getattr(trainer.strategy.checkpoint_io, "writes_folders", False)
-    with _told_to_all(trainer):  # before the first collective: ranks may see different disks
+    with _told_to_all():  # before the first collective: ranks may see different disks
         if trainer.is_global_zero:
             _refuse_place(place, stock=stock, folders=folders)
     checkpoint = trainer._checkpoint_connector.dump_checkpoint()  # collective
     if boundary is not None and not trainer.training:
-        last = trainer.strategy.checkpoint_io.load_checkpoint(boundary)
+        last = _read(trainer.strategy.checkpoint_io, boundary)
         if last["global_step"] == checkpoint["global_step"]:
             checkpoint |= {"epoch": last["epoch"], "loops": last["loops"]}
-    with _told_to_all(trainer):
+    with _told_to_all():
         if not stock:
             trainer.strategy.save_checkpoint(checkpoint, place)
-        elif trainer.is_global_zero:
-            write_stock(place, stock_form(checkpoint))
+        else:
+            form = whole(stock_form(checkpoint), "")  # collective where there are DTensors
+            if trainer.is_global_zero:
+                write_stock(place, form)
     return place
 
 
+def _read(io: Any, path: str | Path) -> dict[str, Any]:
+    """A checkpoint of which little is needed: where the format allows, no tensor is read before it is used."""
+    read: dict[str, Any] = (getattr(io, "load_pieces", None) or io.load_checkpoint)(path)
+    return read
+
+
 @contextlib.contextmanager
-def _told_to_all(trainer: Trainer) -> Iterator[None]:
-    """Raise on every rank what rank 0 fails with inside, when all have come to its end. Collective."""
-    said: str | None = "rank 0 failed"
+def _told_to_all() -> Iterator[None]:
+    """Raise on every rank what any of them fails with inside, when all have come to its end. Collective."""
+    said: str | None = f"rank {rank_and_world_size()[0]} failed"
     try:
         yield
         said = None
@@ -67,7 +78,7 @@ def _told_to_all(trainer: Trainer) -> Iterator[None]:
         said = str(error)
         raise
     finally:
-        heard = trainer.strategy.broadcast(said) if trainer.world_size > 1 else said
+        heard = first_of_ranks(said)
     if heard is not None:
         raise CheckpointError(heard)
 
@@ -108,7 +119,9 @@ def readable(trainer: Trainer, path: str | Path) -> dict[str, Any]:
             raise CheckpointError(f"{place}: a folder needs the section `checkpoint`; add it, or give a stock file")
         if not isinstance(trainer.strategy.checkpoint_io, ReadsSafely):
             trainer.strategy.checkpoint_io = ReadsSafely(trainer.strategy.checkpoint_io)
-    checkpoint: dict[str, Any] = trainer.strategy.checkpoint_io.load_checkpoint(place)
+    io = trainer.strategy.checkpoint_io
+    # Of several ranks each reads it again when it goes on from it, and then its own part.
+    checkpoint = io.load_checkpoint(place) if trainer.world_size == 1 else _read(io, place)
     if missing := {"state_dict", "loops", "optimizer_states", "pytorch-lightning_version"} - checkpoint.keys():
         raise CheckpointError(
             f"{place}: no training state in it (no {min(missing)}); a new run takes its weights by the section "

@@ -126,7 +126,7 @@ def test_the_manifest_is_the_last_file_and_all_is_synced_before_the_rename(tmp_p
     def trace(frame, event, arg):
         if event == "c_call" and arg.__name__ in ("fsync", "rename"):
             order.append(arg.__name__)
-        if event == "call" and frame.f_code.co_name == "_write":
+        if event == "call" and frame.f_code.co_name == "write_file":
             order.append(frame.f_locals["path"].name)
 
     sys.setprofile(trace)

@@ -9,6 +9,7 @@ from trustformers_pl.lazy import exports
 if TYPE_CHECKING:
     from trustformers_pl.checkpoint.best_checkpoint import best
     from trustformers_pl.checkpoint.callback import Checkpoint
+    from trustformers_pl.checkpoint.consolidation import consolidate
     from trustformers_pl.checkpoint.fine_tune import Pretrained
     from trustformers_pl.checkpoint.io import FolderCheckpointIO
     from trustformers_pl.checkpoint.loading import export, load, load_module
@@ -23,6 +24,7 @@ __all__ = [
     "Match",
     "Pretrained",
     "best",
+    "consolidate",
     "export",
     "load",
     "load_module",
@@ -40,6 +42,7 @@ __getattr__, __dir__ = exports(
         "best": "best_checkpoint",
         "Match": "weights",
         "Pretrained": "fine_tune",
+        "consolidate": "consolidation",
         "export": "loading",
         "load": "loading",
         "load_module": "loading",

@@ -14,6 +14,8 @@ from trustformers_pl.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    GiveUp = Callable[[BaseException], None]
+
 logger = logging.getLogger(__name__)
 _NICER = 5
 
@@ -21,7 +23,7 @@ _NICER = 5
 class BackgroundWriter:
     """Runs writes in order, one at a time: who has the next one waits for the one before.
 
-    It takes part in no collective: it only writes what rank 0 has been given before. A write that the system refuses
+    It takes part in no collective: it only writes what this rank has been given before. A write that the system refuses
     is tried again after each of some pauses, each time with a line in the log; what the last attempt raises is raised
     by the next `wait`. A process that ends in any ordinary way first ends its write.
     """
@@ -37,11 +39,17 @@ class BackgroundWriter:
         self._running: futures.Future[None] | None = None
         self._hurry = threading.Event()
 
-    def submit(self, write: Callable[[], None]) -> None:
+    @property
+    def hurry(self) -> threading.Event:
+        """Set while somebody waits for the end, and nothing is to be waited for."""
+        return self._hurry
+
+    def submit(self, write: Callable[[], None], give_up: GiveUp | None = None) -> None:
         """Start a write, when the one before has ended.
 
         Args:
             write: What to do; what it reads must not change until it has ended.
+            give_up: Called with the error of the last attempt.
 
         Raises:
             CheckpointError: The write before failed; this one is then not begun.
@@ -49,7 +57,7 @@ class BackgroundWriter:
         self.wait()
         if self._pool is None:
             self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
-        self._running = self._pool.submit(self._attempts, write)
+        self._running = self._pool.submit(attempt, lambda: self._attempts(write), give_up)
 
     @property
     def failed(self) -> bool:
@@ -94,6 +102,21 @@ class BackgroundWriter:
                 logger.warning("%s; trying again in %g s", error, pause)
             self._hurry.wait(pause)
         return write()
+
+
+def attempt(write: Callable[[], None], give_up: GiveUp | None) -> None:
+    """Write, and say so where it failed.
+
+    Args:
+        write: What to do.
+        give_up: Called with the error, which is then raised.
+    """
+    try:
+        write()
+    except BaseException as error:
+        if give_up is not None:
+            give_up(error)
+        raise
 
 
 def _step_back() -> None:

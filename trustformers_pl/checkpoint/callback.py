@@ -16,10 +16,13 @@ from trustformers_pl.checkpoint.keeping import prune
 from trustformers_pl.checkpoint.provenance import recipe, surroundings, warn_of_differences
 from trustformers_pl.checkpoint.ranking import Ranking, as_json
 from trustformers_pl.checkpoint.series import step_name
+from trustformers_pl.checkpoint.shards import sharded_leaves
 from trustformers_pl.checkpoint.unfinished import clean
 from trustformers_pl.checkpoint.wall_clock import WallClock
 from trustformers_pl.errors import CheckpointError, RefusedError
+from trustformers_pl.gathering import first_of_ranks
 from trustformers_pl.loop import EpochLoop, exact_loop
+from trustformers_pl.state import saves_on_every_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,7 +109,10 @@ class Checkpoint(callbacks.Checkpoint):
         del pl_module
         if self.ranking is not None and not trainer.enable_validation:
             raise RefusedError("checkpoint: best needs validations, and this fit has none; give it data for them")
-        encode(trainer._checkpoint_connector.dump_checkpoint())
+        dumped = trainer._checkpoint_connector.dump_checkpoint()
+        encode(dumped)
+        if trainer.world_size > 1 and not saves_on_every_rank(trainer):
+            _refuse_sharded(dumped, trainer)
         if trainer.ckpt_path and trainer.is_global_zero:
             warn_of_differences(Path(trainer.ckpt_path), trainer)
         if self._clock is not None:
@@ -195,15 +201,13 @@ class Checkpoint(callbacks.Checkpoint):
         return {**told, **monitored, **self.ranking.told()}
 
     def settle(self, trainer: Trainer) -> None:
-        """Wait until nothing is being written; every rank raises what rank 0's writer failed with. Collective."""
+        """Wait until nothing is being written; every rank raises what any rank's writer failed with. Collective."""
         cause: CheckpointError | None = None
         try:
             self._io(trainer).writer.wait()
         except CheckpointError as error:
             cause = error
-        told = None if cause is None else str(cause)
-        if trainer.world_size > 1:
-            told = trainer.strategy.broadcast(told)
+        told = first_of_ranks(None if cause is None else str(cause))
         if told is not None:
             raise CheckpointError(told) from cause
 
@@ -272,3 +276,12 @@ class Checkpoint(callbacks.Checkpoint):
         self._monitored = None
         if self.ranking is not None and "ranking" in state_dict:
             self.ranking.load_state(state_dict["ranking"])
+
+
+def _refuse_sharded(dumped: object, trainer: Trainer) -> None:
+    """Nobody would call the writers of the other ranks, and rank 0's would wait for them."""
+    if leaves := sharded_leaves(dumped):
+        raise CheckpointError(
+            f"{leaves[0][0]}: it lies on several ranks, and {type(trainer.strategy).__name__} saves on rank 0 only; "
+            "use a strategy with saves_on_every_rank, or gather it in state_dict()"
+        )

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter, OrderedDict, defaultdict
+from collections import ChainMap, Counter, OrderedDict, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from trustformers_pl.checkpoint.decode import FACTORIES, decode
 from trustformers_pl.checkpoint.leaves import NUMPY_KINDS, TAG, encode_leaf, tagged
+from trustformers_pl.checkpoint.shards import DEPTH, Shards, free_name, sharded_leaves, too_deep
 from trustformers_pl.checkpoint.tensorfile import DTYPES
 from trustformers_pl.checkpoint.unstorable import describe, refusal
+from trustformers_pl.pieces import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = ["decode", "encode"]
 
-# Deeper trees contain themselves or would exhaust the recursion of JSON's reader.
-_DEPTH = 200
 
-
-def encode(tree: object, *, where: str = "") -> tuple[Any, dict[str, Tensor]]:
+def encode(tree: object, *, where: str = "", shards: Shards | None = None) -> tuple[Any, dict[str, Tensor]]:
     """Take nested Python apart into JSON and tensors, so that `decode` gives back the same types and bits.
 
     Stored exactly: dict (any storable key but tensors), list, tuple, set, frozenset, OrderedDict (with the `_metadata`
     of a module's state_dict), Counter, defaultdict with a built-in factory, None, bool, int, float, str, bytes, paths,
     torch.Size/dtype/device, numpy numbers and arrays, tensors and parameters of a dtype that safetensors knows.
-    Stored as a plain dict: Lightning's AttributeDict and any Namespace. Not kept: strides (tensors come back
-    contiguous), the identity of lists, dicts and arrays that occur twice, the graph of a tensor that has one.
+    Stored as a plain dict: Lightning's AttributeDict and any Namespace. Stored as plain tensors of the same values:
+    DTensors, of which this rank gives its own piece, and `Pieces`. Not kept: strides (tensors come back contiguous),
+    the identity of lists, dicts and arrays that occur twice, the graph of a tensor that has one.
 
     Args:
         tree: What to store.
         where: The path of `tree` inside a larger state; it begins names and messages.
+        shards: Of the tree's DTensors, if that is known already.
 
     Returns:
         The JSON tree, and the tensors it names: detached, contiguous, on their device, of unchanged shape. They share
@@ -45,7 +47,7 @@ def encode(tree: object, *, where: str = "") -> tuple[Any, dict[str, Tensor]]:
     Raises:
         CheckpointError: Something can not be stored; the message gives its path.
     """
-    encoder = _Encoder()
+    encoder = _Encoder(Shards(sharded_leaves(tree, where)) if shards is None else shards)
     return encoder.node(tree, where, 0), encoder.tensors
 
 
@@ -57,17 +59,21 @@ def _is_attribute_dict(x: object) -> bool:
 
 
 class _Encoder:
-    def __init__(self) -> None:
-        self.tensors: dict[str, Tensor] = {}
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+        self.tensors: dict[str, Tensor] = dict(shards.own)
+        self.taken = ChainMap[str, Any](self.tensors, shards.described)  # also what only other ranks write
         self.stored: dict[tuple[Any, ...], str] = {}
 
     def node(self, x: object, where: str, depth: int) -> Any:
         if (leaf := encode_leaf(x)) is not NotImplemented:
             return leaf
-        if depth > _DEPTH:
-            raise refusal(where[:80] + "...", f"a state nested more than {_DEPTH} deep", "does it contain itself?")
+        if depth > DEPTH:
+            raise too_deep(where)
         if isinstance(x, Tensor):
-            return self.tensor(x, where)
+            return self.shards.node(x) if isinstance(x, DTensor) else self.tensor(x, where)
+        if isinstance(x, Pieces):
+            return self.tensor(x.whole(), where)
         if type(x) is np.ndarray:
             return self.array(x, where)
         return self.container(x, where, depth + 1)
@@ -148,11 +154,6 @@ class _Encoder:
         return self.stored[key]
 
     def add(self, x: Tensor, where: str) -> str:
-        # A name has to be valid UTF-8, and "__metadata__" means something else in safetensors.
-        stem = where.encode("utf-8", "replace").decode() or "tensor"
-        name, count = stem, 1
-        while name in self.tensors or name == "__metadata__":
-            count += 1
-            name = f"{stem}#{count}"
+        name = free_name(where, self.taken)
         self.tensors[name] = x.resolve_conj().resolve_neg().contiguous()
         return name

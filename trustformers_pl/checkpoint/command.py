@@ -1,4 +1,4 @@
-"""`trustformers-pl checkpoint ls | verify | export | diff`: reads folders, no recipe; `ls` and `verify` no torch."""
+"""`trustformers-pl checkpoint ls | verify | export | consolidate | diff`: no recipe; `ls` and `verify` no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 20  # differences of a kind
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A parser for each thing that can be done."""
-    parser.description = "List, check, compare and export checkpoints."
+    parser.description = "List, check, compare, consolidate and export checkpoints."
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
 
     def kind(name: str, summary: str) -> argparse.ArgumentParser:
@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export = kind("export", "write a stock Lightning checkpoint file")
     export.add_argument("source", metavar="RUN_OR_FOLDER", help=WHAT)
     export.add_argument("--out", metavar="FILE", required=True, help="a .ckpt file, replaced if it is there")
+    consolidate = kind("consolidate", "write whole weights and optimizer state as plain safetensors files")
+    consolidate.add_argument("source", metavar="RUN_OR_FOLDER", help=WHAT.rpartition(", or")[0])
+    consolidate.add_argument(
+        "out", metavar="OUT", help="a new folder for model.safetensors, optimizer.safetensors and optimizer.json"
+    )
     diff = kind("diff", "say what differs between two checkpoints; exit code 1 if anything does")
     diff.add_argument("first", metavar="A", help=WHAT)
     diff.add_argument("second", metavar="B", help="the same")
@@ -47,14 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
-    """Do one of the four.
+    """Do one of them.
 
     Raises:
         CheckpointError: A path is no checkpoint and no run.
     """
     if rest:
         raise RecipeError(f"checkpoint: {rest[0]} is not understood; it reads folders and takes no values of a recipe")
-    return {"ls": _ls, "verify": _verify, "export": _export, "diff": _diff}[options.kind](options)
+    kinds = {"ls": _ls, "verify": _verify, "export": _export, "consolidate": _consolidate, "diff": _diff}
+    return kinds[options.kind](options)
 
 
 def _ls(options: argparse.Namespace) -> int:
@@ -102,6 +108,13 @@ def _export(options: argparse.Namespace) -> int:
     from trustformers_pl.checkpoint.loading import export
 
     print(f"exported: {export(options.source, options.out)}")
+    return 0
+
+
+def _consolidate(options: argparse.Namespace) -> int:
+    from trustformers_pl.checkpoint.consolidation import consolidate
+
+    print(f"consolidated: {consolidate(options.source, options.out)}")
     return 0
 
 

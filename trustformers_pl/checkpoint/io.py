@@ -11,20 +11,26 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from trustformers_pl.checkpoint import manifest as manifests
-from trustformers_pl.checkpoint.background import BackgroundWriter
+from trustformers_pl.checkpoint.background import BackgroundWriter, attempt
+from trustformers_pl.checkpoint.board import Patience
 from trustformers_pl.checkpoint.buffers import Buffers
 from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.finiteness import first_not_finite
-from trustformers_pl.checkpoint.folder import load, remove, write_state
+from trustformers_pl.checkpoint.folder import load, remove
 from trustformers_pl.checkpoint.manifest import finite_or_not
 from trustformers_pl.checkpoint.provenance import versions
+from trustformers_pl.checkpoint.shards import Leaf, Shards, sharded_leaves
+from trustformers_pl.checkpoint.together import TogetherWriter, read_pieces
 from trustformers_pl.checkpoint.writing import state_files, write_folder
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.gathering import rank_and_world_size
 from trustformers_pl.stock_file import read_stock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
     from os import PathLike
+
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,17 @@ class FolderCheckpointIO(CheckpointIO):
     Use it in `Trainer(plugins=[FolderCheckpointIO()])`, with Lightning's own ModelCheckpoint or `Checkpoint`. What is
     saved is safe when `save_checkpoint` returns, except inside `in_background`.
 
+    A state that holds DTensors is written by all ranks: `save_checkpoint` is then called on each of them. So does a
+    strategy with an attribute `saves_on_every_rank = True`, where `writes_parts` says that this class can.
+
     Attributes:
         writer: Which writes in the background; `writer.wait()` returns when nothing is being written.
+        patience: How long a rank waits for another one that does not write its part.
     """
 
     writes_folders = True  # `Run.save_checkpoint` asks
+    writes_parts = True  # a strategy asks
+    patience = Patience()
 
     def __init__(self) -> None:
         self.writer = BackgroundWriter()
@@ -80,8 +92,12 @@ class FolderCheckpointIO(CheckpointIO):
     ) -> None:
         """Write a checkpoint that is there whole or not at all.
 
+        If the state holds DTensors of several ranks, each of them calls this and writes its pieces; all return, or
+        raise, when rank 0 has published the folder. If it holds none, ranks other than 0 do nothing.
+
         Args:
-            checkpoint: What the Trainer dumps; tensors of any shape.
+            checkpoint: What the Trainer dumps; tensors of any shape. Of ranks other than 0 only the DTensors count:
+                the same ones by the same paths.
             path: The folder, replaced in one step if it is there already.
             storage_options: Must be None: these belong to remote file systems.
 
@@ -92,13 +108,17 @@ class FolderCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise CheckpointError(f"{path}: storage_options are for remote file systems; leave them out")
         self.writer.wait()
-        if self._request is None:
-            write_state(Path(path), checkpoint, _metadata(checkpoint))
-        else:
-            self._submit(Path(path).absolute(), checkpoint, self._request)
+        place, (rank, ranks) = Path(path).absolute(), rank_and_world_size()
+        leaves = sharded_leaves(checkpoint)
+        if ranks > 1 and leaves:
+            self._save_together(place, checkpoint, leaves)
+        elif rank == 0:
+            self._save_alone(place, checkpoint, *encode(checkpoint, shards=Shards(leaves)))
 
-    def _submit(self, path: Path, checkpoint: dict[str, Any], request: Request) -> None:
-        tree, tensors = encode(checkpoint)
+    def _save_alone(self, path: Path, checkpoint: dict[str, Any], tree: Any, tensors: dict[str, Tensor]) -> None:
+        if (request := self._request) is None:
+            write_folder(path, state_files(tree, tensors), _metadata(checkpoint))
+            return
         copies = self._buffers.copy(tensors)
         metadata = {**_metadata(checkpoint), **request.metadata}
 
@@ -108,6 +128,14 @@ class FolderCheckpointIO(CheckpointIO):
             request.after()
 
         self.writer.submit(write)
+
+    def _save_together(self, path: Path, checkpoint: dict[str, Any], leaves: list[Leaf]) -> None:
+        share = TogetherWriter(self.writer.hurry, self.patience, self._buffers.copy)
+        write = share.prepare(path, checkpoint, leaves, _metadata(checkpoint), self._request)
+        if self._request is None:
+            attempt(write, write.give_up)
+        else:
+            self.writer.submit(write, write.give_up)
 
     def teardown(self) -> None:
         """End what is being written, and give its memory back.
@@ -147,6 +175,25 @@ class FolderCheckpointIO(CheckpointIO):
             if place.is_file()
             else load(place, device=_device(map_location))
         )
+
+    def load_pieces(self, path: str | PathLike[str], *, together: bool = False) -> dict[str, Any]:
+        """Read a checkpoint so that each rank takes only what it needs.
+
+        Args:
+            path: A checkpoint folder; or a stock `.ckpt` file, as tensors and plain values only.
+            together: Collective: every rank calls this, each hashes some of the files, and all raise what one finds.
+
+        Returns:
+            What `save_checkpoint` was given, with `Pieces` in place of DTensors that lay on several ranks. All tensors
+            are mapped into memory, and read when they are used: lay them out with `gathering.place_like`. Every byte of
+            a folder is hashed before this returns.
+
+        Raises:
+            CheckpointError: As `load_checkpoint`.
+        """
+        self.writer.wait()
+        place = Path(path)
+        return read_stock(place, mapped=True) if place.is_file() else read_pieces(place, together=together)
 
     def progress_of(self, path: str | PathLike[str]) -> Mapping[str, Any]:
         """The `global_step` and `epoch` of a checkpoint; of a folder without reading its content.

@@ -86,7 +86,13 @@ _ENCODE: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _read_dtype(name: str) -> torch.dtype:
+def read_dtype(name: str) -> torch.dtype:
+    """Read a dtype's name, such as `bfloat16`.
+
+    Raises:
+        AttributeError: torch has no such thing.
+        TypeError: It is no dtype.
+    """
     dtype = getattr(torch, name)
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"torch.{name} is no dtype")
@@ -110,7 +116,7 @@ DECODE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "PurePosixPath": lambda node: pathlib.PurePosixPath(node["v"]),
     "PureWindowsPath": lambda node: pathlib.PureWindowsPath(node["v"]),
     "Size": lambda node: torch.Size(node["v"]),
-    "dtype": lambda node: _read_dtype(node["v"]),
+    "dtype": lambda node: read_dtype(node["v"]),
     "device": lambda node: torch.device(node["v"]),
     "numpy": lambda node: np.frombuffer(bytes.fromhex(node["v"]), numpy_dtype(node["dtype"]))[0],
 }

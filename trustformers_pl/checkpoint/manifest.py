@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 NAME = "manifest.json"
 TENSORS, STATE = "tensors.safetensors", "state.json"  # the files that every checkpoint has
 FORMAT = 1
+_PART = re.compile(r"tensors-(\d{5,})-of-\d{5,}\.safetensors", re.ASCII)
+
+
+def part_name(rank: int, ranks: int) -> str:
+    """The file of the tensors that a rank other than 0 writes."""
+    return f"tensors-{rank:05d}-of-{ranks:05d}.safetensors"
+
+
+def parts_of(names: Iterable[str]) -> dict[int, str]:
+    """Those of a checkpoint's files that ranks other than 0 have written, by rank."""
+    return {int(match[1]): name for name in sorted(names) if (match := _PART.fullmatch(name))}
 
 
 @dataclass(frozen=True)
@@ -167,13 +179,19 @@ def _parse(path: Path, raw: bytes) -> Manifest:
             raise ValueError("it is not what its own sha256 says")
         if any(Path(name).name != name for name in body["files"]):
             raise ValueError("it names files outside the folder")
-        files = {str(name): _entry(entry) for name, entry in body["files"].items()}
+        files = {str(name): entry_of(entry) for name, entry in body["files"].items()}
         return Manifest(files, dict(body["metadata"]))
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged: {error}; use an older checkpoint") from error
 
 
-def _entry(told: Mapping[str, Any]) -> Entry:
+def entry_of(told: Mapping[str, Any]) -> Entry:
+    """Read what `Entry.written` gave.
+
+    Raises:
+        ValueError: Its blocks are not those of a file of its size.
+        LookupError: Something is missing.
+    """
     entry = Entry(
         int(told["size"]),
         str(told["sha256"]),

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.pieces import Pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 # Those that the reference implementation both writes and reads.
@@ -59,18 +60,38 @@ def pack(tensors: Mapping[str, Tensor]) -> list[memoryview]:
     Returns:
         The pieces of the file in order. They are the tensors' own memory, so it must not change until they are written.
     """
-    header: dict[str, Any] = {}
-    pieces, offset = [], 0
+    return [_head(tensors, {}), *(_bytes(tensors[name]) for name in _order(tensors))]
+
+
+def stream(tensors: Mapping[str, Tensor | Pieces], metadata: Mapping[str, str]) -> Iterator[memoryview]:
+    """As `pack`, but one tensor after the other is put together: only one is in memory at a time.
+
+    Args:
+        tensors: Contiguous tensors, or pieces in files, of any shape and of a dtype in `DTYPES`.
+        metadata: Text for the file's header.
+    """
+    yield _head(tensors, metadata)
+    for name in _order(tensors):
+        value = tensors[name]
+        yield _bytes(value.whole() if isinstance(value, Pieces) else value)
+
+
+def _order(tensors: Mapping[str, Tensor | Pieces]) -> list[str]:
     # Wide elements first: then each tensor is aligned to its element size in a file that is mapped into memory.
-    for name in sorted(tensors, key=lambda name: -tensors[name].element_size()):
-        pieces.append(_bytes(tensors[name]))
-        end = offset + pieces[-1].nbytes
-        dtype, shape = _NAMES[tensors[name].dtype], list(tensors[name].shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+    return sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+
+
+def _head(tensors: Mapping[str, Tensor | Pieces], metadata: Mapping[str, str]) -> memoryview:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name in _order(tensors):
+        dtype, shape = tensors[name].dtype, list(tensors[name].shape)
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _PREFIX)
-    return [memoryview(len(text).to_bytes(_PREFIX, "little") + text), *pieces]
+    return memoryview(len(text).to_bytes(_PREFIX, "little") + text)
 
 
 def unpack(path: Path, take: Callable[[memoryview], object] = bool, *, mapped: bool = False) -> dict[str, Tensor]:

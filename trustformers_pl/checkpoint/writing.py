@@ -16,9 +16,11 @@ from trustformers_pl.checkpoint.atomic import fsync_folder, make_folder, publish
 from trustformers_pl.checkpoint.blocks import SIZE, BlockHashes
 from trustformers_pl.checkpoint.codec import encode
 from trustformers_pl.checkpoint.manifest import STATE, TENSORS, Entry, Manifest, sha256_of
+from trustformers_pl.checkpoint.shards import Shards, sharded_leaves
 from trustformers_pl.checkpoint.tensorfile import pack
 from trustformers_pl.checkpoint.unfinished import finished, unfinished
 from trustformers_pl.errors import CheckpointError
+from trustformers_pl.gathering import rank_and_world_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    Pieces = Sequence[bytes | memoryview]
+    Content = Sequence[bytes | memoryview]  # of a file, in order
 
 
-def state_files(json_tree: Any, tensors: Mapping[str, Tensor]) -> dict[str, Pieces]:
+def state_files(json_tree: Any, tensors: Mapping[str, Tensor]) -> dict[str, Content]:
     """Lay an encoded state out as files, without copying the tensors.
 
     Args:
@@ -43,7 +45,7 @@ def state_files(json_tree: Any, tensors: Mapping[str, Tensor]) -> dict[str, Piec
     return {TENSORS: pack(tensors), STATE: [text.encode()]}
 
 
-def write_folder(path: str | Path, files: Mapping[str, Pieces], metadata: Mapping[str, Any] | None = None) -> None:
+def write_folder(path: str | Path, files: Mapping[str, Content], metadata: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint that is either there whole, synced to the disk, or not at all.
 
     The files go to a temporary folder beside `path`; the manifest comes last, then the rename. A checkpoint that is
@@ -68,7 +70,7 @@ def write_folder(path: str | Path, files: Mapping[str, Pieces], metadata: Mappin
         finally:
             finished(temporary)
     except OSError as error:
-        raise CheckpointError(_why(final, files, error)) from error
+        raise CheckpointError(f"{final}: checkpoint not written: {reason(final, files, error)}") from error
 
 
 def write_state(path: str | Path, state: object, metadata: Mapping[str, Any] | None = None) -> None:
@@ -80,19 +82,37 @@ def write_state(path: str | Path, state: object, metadata: Mapping[str, Any] | N
         metadata: JSON to keep in the manifest.
 
     Raises:
-        CheckpointError: As `encode` and `write_folder` say.
+        CheckpointError: As `encode` and `write_folder` say; or other ranks hold pieces of the state.
     """
-    write_folder(path, state_files(*encode(state)), metadata)
+    shards = Shards(sharded_leaves(state))
+    if others := shards.ranks() - {rank_and_world_size()[0]}:
+        raise CheckpointError(
+            f"{path}: checkpoint not written: rank {min(others)} holds pieces of the state; save by "
+            "FolderCheckpointIO.save_checkpoint on every rank"
+        )
+    write_folder(path, state_files(*encode(state, shards=shards)), metadata)
 
 
-def _fill(temporary: Path, files: Mapping[str, Pieces], metadata: Mapping[str, Any]) -> None:
+def _fill(temporary: Path, files: Mapping[str, Content], metadata: Mapping[str, Any]) -> None:
     temporary.mkdir()
-    entries = {name: _write(temporary / name, pieces) for name, pieces in files.items()}
-    _write(temporary / manifests.NAME, [manifests.render(Manifest(entries, metadata))])
+    entries = {name: write_file(temporary / name, pieces) for name, pieces in files.items()}
+    write_file(temporary / manifests.NAME, [manifests.render(Manifest(entries, metadata))])
     fsync_folder(temporary)
 
 
-def _write(path: Path, pieces: Pieces) -> Entry:
+def write_file(path: Path, pieces: Content) -> Entry:
+    """Write a new file, synced to the disk.
+
+    Args:
+        path: The file; there must be none.
+        pieces: Its bytes in order.
+
+    Returns:
+        Its entry for the manifest.
+
+    Raises:
+        OSError: It cannot be written; what there is of it stays.
+    """
     # Hashing costs about as much as writing and neither holds the interpreter: they run at the same time.
     # By one thread, though the blocks are hashed once more: training wants the other processors.
     with ThreadPoolExecutor(1) as pool, path.open("xb") as file:
@@ -106,7 +126,7 @@ def _write(path: Path, pieces: Pieces) -> Entry:
         return entry if blocks is None else replace(entry, block_size=SIZE, blocks=blocks.digests())
 
 
-def _blocks(pieces: Pieces, pool: Executor) -> BlockHashes | None:
+def _blocks(pieces: Content, pool: Executor) -> BlockHashes | None:
     """Of a large file each block has its own hash as well: whoever loads it checks them side by side."""
     if sum(memoryview(piece).nbytes for piece in pieces) <= SIZE:
         return None
@@ -116,10 +136,17 @@ def _blocks(pieces: Pieces, pool: Executor) -> BlockHashes | None:
     return blocks
 
 
-def _why(path: Path, files: Mapping[str, Pieces], error: OSError) -> str:
+def reason(path: Path, files: Mapping[str, Content], error: OSError) -> str:
+    """Why the system refused to write, for a full disk with how much is missing, and what to do.
+
+    Args:
+        path: The checkpoint.
+        files: What was to be written.
+        error: What the system said.
+    """
     cause = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = sum(memoryview(piece).nbytes for pieces in files.values() for piece in pieces)
         free = shutil.disk_usage(next(parent for parent in path.parents if parent.exists())).free
         cause += f" ({needed} bytes needed, {free} free, {max(needed - free, 0)} missing)"
-    return f"{path}: checkpoint not written: {cause}; choose another folder or make room; older ones are untouched"
+    return f"{cause}; choose another folder or make room; older ones are untouched"

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning import LightningModule
 
+from trustformers_pl.deferred import Whole, deferred_record, fill, is_deferring
 from trustformers_pl.models.hf_folder import ModelFolder
 from trustformers_pl.models.hf_saving import save_model
+from trustformers_pl.models.hf_slices import NotByPartsError, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
+
+    from trustformers_pl.deferred import Source
+    from trustformers_pl.models.hf_slices import Files
 
 logger = logging.getLogger(__name__)
 DType = Literal["float32", "bfloat16", "float16"]
@@ -30,10 +36,12 @@ class PretrainedModule(LightningModule):
 
     Attributes:
         model: The `transformers` model.
+        files: What was read by parts, or None.
         checkpoint_follows: Whether a checkpoint is loaded right after the model is configured; a run says so.
     """
 
     auto_class: str
+    files: Files | None = None
     checkpoint_follows = False
 
     def __init__(
@@ -51,7 +59,10 @@ class PretrainedModule(LightningModule):
         super().__init__()
         self.folder = ModelFolder.at(path, gguf_file)
         self.weights_dtype: torch.dtype = getattr(torch, dtype)
-        self.model: Any = self.folder.skeleton(self.auto_class, self.weights_dtype, changes, fixed)
+        self._skeleton = partial(self.folder.skeleton, self.auto_class, self.weights_dtype, changes, fixed)
+        self.model: Any = self._skeleton()
+        # Where each tensor is, however the modules are called once features have changed the model.
+        self._places = _owners(self.model) if is_deferring() else {}
         self._read = False
         # What the pretrained weights lack starts from numbers that follow from the run's seed at this point, however
         # much is drawn before the weights are read.
@@ -71,15 +82,54 @@ class PretrainedModule(LightningModule):
         Raises:
             RecipeError: The folder does not hold the weights of such a model.
         """
-        if self._read or any(parameter.is_meta for parameter in self.model.parameters()):
+        if self._read or any(parameter.is_meta for parameter in self.model.parameters()) or self._is_deferred():
             return
+        loaded = self._load()
+        _take_over(self.model, loaded)
+        self._read = True
+
+    def value_sources(self) -> list[tuple[nn.Module, str, Source]]:
+        """Where `fill` finds the weights: in the folder, by parts where that can be; nothing once they are there.
+
+        Returns:
+            The module that has the tensor, its name there, and where its value is read.
+
+        Raises:
+            RecipeError: The folder does not hold the weights of such a model.
+        """
+        if self._read or not self._is_deferred():
+            return []
+        try:
+            parts = parts_of(self.folder, self._skeleton, self._new_weights_seed)
+        except NotByPartsError as reason:
+            logger.warning("%s: each process reads all of the weights, because %s", self.folder, reason)
+            found: dict[str, Source] = {name: Whole(value) for name, value in self._load().state_dict().items()}
+        else:
+            self._tell(parts.started_anew)
+            self.files, found = parts.files, parts.sources
+        self._read = True
+        places, self._places = self._places, {}
+        return [(*places[name], source) for name, source in found.items() if name in places]
+
+    def _make_ready(self) -> None:
+        if not self._read and self._is_deferred():
+            fill(self)
+        self.read_weights()
+
+    def _is_deferred(self) -> bool:
+        """Whether the weights are to be given by `fill`."""
+        return deferred_record(self.model) is not None
+
+    def _load(self) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._new_weights_seed)
             loaded, started_anew = self.folder.load(self.auto_class, self.weights_dtype, self.model.config)
+        self._tell(started_anew)
+        return loaded
+
+    def _tell(self, started_anew: list[str]) -> None:
         if started_anew:
             logger.info("%s: not among the pretrained weights, so they start anew: %s", self.folder, started_anew)
-        _take_over(self.model, loaded)
-        self._read = True
 
     def save_pretrained(self, folder: str | Path, data: Any = None) -> None:
         """Write the model and its tokenizer as `transformers` does, for `from_pretrained` of any program.
@@ -93,12 +143,12 @@ class PretrainedModule(LightningModule):
             RefusedError: The folder is there already and not empty.
         """
         del data
-        self.read_weights()
+        self._make_ready()
         save_model(self.model, self.folder, folder)
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What `model` is called with: `input_ids`, and `attention_mask` and `token_type_ids` if there are some."""
-        self.read_weights()
+        self._make_ready()
         inputs = {name: batch[name] for name in ("input_ids", "token_type_ids") if name in batch}
         if "attention_mask" in batch:
             inputs["attention_mask"] = batch["attention_mask"].long()
@@ -119,6 +169,15 @@ def _read_unless_replaced(module: Any, state_dict: Mapping[str, Any], prefix: st
         module._read = True
     else:
         module.read_weights()
+
+
+def _owners(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Name of a parameter or a buffer -> the module that has it, and its name there."""
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for prefix, one in model.named_modules(remove_duplicate=False):
+        for name in (*one._parameters, *one._buffers):
+            found[f"{prefix}.{name}" if prefix else name] = one, name
+    return found
 
 
 def _stored_names(model: nn.Module) -> list[str]:

@@ -8,10 +8,15 @@ import torch
 from torch.optim.adam import adam
 
 from trustformers_pl.optim.wide_state import WideStateOptimizer, norm
+from trustformers_pl.shards import are_sharded, local, norms_of_shards
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
+
+AT_ONCE = 2**26  # bytes of shards whose norms are summed over the ranks together
 
 
 class LAMB(WideStateOptimizer):
@@ -54,13 +59,64 @@ class LAMB(WideStateOptimizer):
     def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Algorithm 2, lines 6 to 11, for one parameter."""
         weight = parameter.to(gradient.dtype)
-        change = adam_direction(gradient, state, betas=group["betas"], eps=group["eps"])
-        if group["weight_decay"]:
-            change.add_(weight, alpha=group["weight_decay"])
-        length, its = norm(weight), norm(change)
-        usable = (length > 0) & (its > 0)
-        ratio = torch.where(usable, length / torch.where(usable, its, 1), 1)
+        change = direction(weight, gradient, state, group)
+        ratio = trust_ratio(norm(weight), norm(change))
         parameter.addcmul_(change, ratio, value=-group["lr"])
+
+    def update_all(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """The same for all parameters of a group; of shards, with one sum over the ranks for many norms."""
+        if not are_sharded(parameters):
+            super().update_all(parameters, group)
+            return
+        for some in _runs(parameters):
+            self._update_shards(some, group)
+
+    def _update_shards(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        weights, changes, gradients = [], [], []
+        for parameter in parameters:
+            gradient = self.wide_gradient(parameter)
+            state, own = self.state[parameter], local(gradient)
+            if not state:
+                begin(state, gradient)
+            weights.append(local(parameter).to(own.dtype))
+            changes.append(direction(weights[-1], own, {name: local(value) for name, value in state.items()}, group))
+            gradients.append(gradient)
+        lengths = norms_of_shards([*weights, *changes], [*gradients, *gradients])
+        ratios = trust_ratio(*lengths.view(2, -1))
+        for parameter, change, ratio in zip(parameters, changes, ratios, strict=True):
+            local(parameter).addcmul_(change, ratio, value=-group["lr"])
+
+
+def direction(weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    """`u` of algorithm 2: Adam's direction and the decay, (*)."""
+    change = adam_direction(gradient, state, betas=group["betas"], eps=group["eps"])
+    if group["weight_decay"]:
+        change.add_(weight, alpha=group["weight_decay"])
+    return change
+
+
+def trust_ratio(length: Tensor, its: Tensor) -> Tensor:
+    """`norm(w) / norm(u)` of each parameter; 1 where one of the two is 0."""
+    usable = (length > 0) & (its > 0)
+    return torch.where(usable, length / torch.where(usable, its, 1), 1)
+
+
+def _runs(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters in runs of about so many bytes: their directions are all there at once."""
+    run: list[Tensor] = []
+    for parameter in parameters:
+        run.append(parameter)
+        if sum(local(one).nbytes for one in run) >= AT_ONCE:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def begin(state: dict[str, Any], gradient: Tensor) -> None:
+    """Adam's state of a parameter that has made no step, laid out as its gradient is."""
+    state["step"] = torch.zeros((), dtype=torch.float32, device=gradient.device)
+    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
 
 
 def adam_direction(gradient: Tensor, state: dict[str, Any], *, betas: tuple[float, float], eps: float) -> Tensor:
@@ -78,8 +134,7 @@ def adam_direction(gradient: Tensor, state: dict[str, Any], *, betas: tuple[floa
         (*), as the gradient.
     """
     if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32, device=gradient.device)
-        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        begin(state, gradient)
     moved = torch.zeros_like(gradient)
     adam(
         [moved],

@@ -51,10 +51,13 @@ class WideStateOptimizer(Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self.update(parameter, self._wide(parameter.grad), self.state[parameter], group)
+            self.update_all([parameter for parameter in group["params"] if parameter.grad is not None], group)
         return loss
+
+    def update_all(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Change the parameters of a group that have a gradient: one after the other, if a subclass knows no better."""
+        for parameter in parameters:
+            self.update(parameter, self.wide_gradient(parameter), self.state[parameter], group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load state, each tensor in the type that it was stored in.
@@ -71,7 +74,14 @@ class WideStateOptimizer(Optimizer, ABC):
                 if isinstance(value, Tensor) and self.state[parameter][name].dtype != value.dtype:
                     self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
 
-    def _wide(self, gradient: Tensor) -> Tensor:
+    def wide_gradient(self, parameter: Tensor) -> Tensor:
+        """A parameter's gradient, in at least float32.
+
+        Raises:
+            ValueError: It is sparse or complex.
+        """
+        gradient = parameter.grad
+        assert gradient is not None
         if gradient.layout != torch.strided or gradient.is_complex():
             raise ValueError(
                 f"{type(self).__name__} takes dense real gradients, not {gradient.layout} {gradient.dtype}"

@@ -9,6 +9,7 @@ from two_parts import Typed, as_started, data, stock
 
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.factory import assemble
+from trustformers_pl.mesh import Placement, Wrap
 from trustformers_pl.parallel import Dimension, MeshStrategy
 
 if TYPE_CHECKING:
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
 WRAPPED: list[str] = []
 
 
-class Wraps:
+class Wraps(Wrap):
     """Notes that it wrapped the module."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
 
-    def __call__(self, module: nn.Module, mesh: Any) -> nn.Module:
-        WRAPPED.append(f"{self.name} {mesh.size()}")
+    def place(self, module: nn.Module, placement: Placement) -> nn.Module:
+        WRAPPED.append(f"{self.name} {placement.mesh.size()}")
         return module
 
 

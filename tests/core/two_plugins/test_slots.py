@@ -50,14 +50,14 @@ def test_two_owners_of_a_phase_of_the_data(refused: Any, slot: str) -> None:
         ("optimizer", "optimizer.adamw", "optimizer"),
         ("schedule", "schedule.cosine", "lr_schedule"),
         ("checkpoints", "checkpoint", "ckpt_path"),
-        ("data-parallel", "ddp", "mesh"),
+        ("data-parallel", "zero", "mesh"),
     ],
 )
 def test_a_strangers_beside_our_own(write: Any, install: Any, slot: str, ours: str, hook: str) -> None:
     claims = f"claims=frozenset({{{slot!r}}})"
     install("odd-pack", SOURCE.format(traits=claims, hook=hook, answer="None"), trustformers_pl={"aaa": "Feature"})
     text = f"{BARE}{OURS['optimizer']}\n"
-    text += "" if slot == "optimizer" else f"{OURS.get(slot, 'ddp: {}')}\n"
+    text += "" if slot == "optimizer" else f"{OURS.get(slot, 'zero: {}')}\n"
     with pytest.raises(RefusedError) as caught:
         assemble(write(text, "aaa: {}\n"))
     number = 3 if slot == "optimizer" else 4
