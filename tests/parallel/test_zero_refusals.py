@@ -71,7 +71,7 @@ def test_options_that_do_nothing(values: dict[str, Any], complaint: str, write: 
     ("values", "complaint"),
     [
         ({"stage": 4}, "zero.stage = 4: expected one of 1, 2, 3"),
-        ({"stage": 2, "reduce_dtype": "int8"}, "zero.reduce_dtype = 'int8': expected one of 'fp32', 'bf16', 'fp16'"),
+        ({"stage": 2, "reduce_dtype": "int8"}, "zero.reduce_dtype = 'int8': expected one of fp32, bf16, fp16"),
         ({"level": 2}, "zero.level: no such key"),
     ],
 )
@@ -84,7 +84,7 @@ def test_values_that_there_are_none_of(values: dict[str, Any], complaint: str, w
 def test_a_stage_that_there_is_not_is_refused_in_python() -> None:
     with pytest.raises(ValueError, match="stage must be 1, 2 or 3, not 4"):
         ZeROConfig(stage=4)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"reduce_dtype.*int8"):
+    with pytest.raises(ValueError, match="no type 'int8'; use one of fp32, bf16, fp16"):
         zero(2, reduce_dtype="int8")
 
 
@@ -114,14 +114,15 @@ class Mixed(tiny.Composable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).double())])
+        self.blocks = nn.ModuleList([nn.Bilinear(4, 4, 4)])
+        self.blocks[0].bias = nn.Parameter(torch.zeros(4, dtype=torch.float64))
 
 
 UNSHARDABLE = [
     (Scalar, (), "zero: temperature is a scalar, .*; give it the shape \\(1,\\), or use zero.stage=2"),
     (Tied, (), r"zero: blocks\.0\.weight and blocks\.1\.weight are one parameter in two units .*\(blocks\.0 and blocks\.1\)"),
     (Mixed, (), r"is torch\.float32 and .* is torch\.float64, in one unit of stage 3"),
-    (tiny.Composable, ("Block", "Linear"), "zero.units: the module has no Block; it has Linear"),
+    (tiny.Composable, ("Block", "Linear"), "zero.units: the module has no Block; it has Dropout, Linear"),
 ]  # fmt: skip
 
 
@@ -179,7 +180,9 @@ def test_gradients_of_gradients_at_stage_3(write: Any, install: Any) -> None:
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_batches_that_are_cut_when_memory_runs_out(stage: int, write: Any) -> None:
     recipe = write(RECIPE.format(model="tiny.Composable"), f"zero: {{stage: {stage}}}\nout_of_memory: {{}}\n")
-    with pytest.raises(RefusedError, match=r"out_of_memory refuses sharded-gradients \(of zero\), because .*; use ddp, or"):
+    with pytest.raises(
+        RefusedError, match=r"out_of_memory refuses sharded-gradients \(of zero\), because .*; use ddp, or"
+    ):
         assemble(recipe)
 
 
@@ -189,7 +192,9 @@ def test_batches_that_are_cut_when_memory_runs_out(stage: int, write: Any) -> No
 )  # fmt: skip
 def test_what_is_said_of_buckets_beside_zero(option: str, write: Any) -> None:
     recipe = write(RECIPE.format(model="tiny.Composable"), f"zero: {{stage: 2}}\nddp: {{{option}}}\n")
-    with pytest.raises(RefusedError, match=f"ddp.{option.partition(':')[0]}: the ranks of a copy reduce gradients as its"):
+    with pytest.raises(
+        RefusedError, match=f"ddp.{option.partition(':')[0]}: the ranks of a copy reduce gradients as its"
+    ):
         assemble(recipe)
 
 
@@ -211,16 +216,20 @@ def test_ranks_that_are_not_there(sections: str, complaint: str, write: Any) -> 
 
 @pytest.mark.parametrize("dimensions", [zero(2, ranks=3), [data_parallel(2)]])
 def test_ranks_that_are_not_there_in_a_stock_trainer(dimensions: Any) -> None:
-    with pytest.raises(RefusedError, match="mesh: .* do not make up 1 ranks"):
+    with pytest.raises(RefusedError, match=r"mesh: .* do not make up 1 ranks"):
         stock(MeshStrategy(dimensions)).fit(with_optimizer(tiny.Composable()), tiny.Data())
 
 
 def test_two_strategies(write: Any, install: Any) -> None:
     install("strategy-pack", STRATEGY, trustformers_pl={"own": "Feature"})
     recipe = write(RECIPE.format(model="tiny.Composable"), "zero: {stage: 2}\n")
-    with pytest.raises(RefusedError, match=r"own refuses mesh \(of zero\), because a run has one strategy, and a mesh is one"):
+    with pytest.raises(
+        RefusedError, match=r"own refuses mesh \(of zero\), because a run has one strategy, and a mesh is one"
+    ):
         assemble(recipe, ["own={}"])
-    with pytest.raises(RefusedError, match="trainer.strategy is written, and zero makes the strategy of this run; remove"):
+    with pytest.raises(
+        RefusedError, match=r"trainer.strategy is written, and zero makes the strategy of this run; remove"
+    ):
         assemble(recipe, ["trainer.strategy=fsdp"])
 
 
