@@ -47,5 +47,8 @@ CASES = {
     "stock-loop": Case((NOISE,), environment={"TFPL_LOOP": "stock"}),
     "together": Case((*ACCUMULATES, NOISE, WORKERS, FP16, EMA, *BEST), places=(*MOMENTS, "accumulation")),
     "ranks2": Case(("--ddp={}", NOISE, "--trainer.max_steps=50"), ranks=2),
+    "zero1": Case(("--zero={stage: 1}", EMA, *ACCUMULATES), ranks=2, places=(*MOMENTS, "accumulation")),
+    "zero2": Case(("--zero={stage: 2}", NOISE, FP16, *ACCUMULATES), ranks=2, places=(*MOMENTS, "accumulation")),
+    "zero3": Case(("--zero={stage: 3}", NOISE, EMA, "--trainer.max_steps=50"), ranks=2),
     "ranks4": Case(("--ddp={}", NOISE, "--trainer.max_steps=30", "--checkpoint.every_n_steps=4"), ranks=4),
 }

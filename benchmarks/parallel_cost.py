@@ -2,9 +2,9 @@
 
 `python benchmarks/parallel_cost.py --blocks 12`
 
-Each variant is a job of its own processes, on gloo and one thread each. They take turns of some steps in random order, so
-that only one runs at a time. For each turn the CPU time of all its ranks is taken, as a ratio to that of its peer in the
-same round: `DistributedDataParallel`, the same with `ZeroRedundancyOptimizer`, and FSDP2 without and with
+Each variant is a job of its own processes, on gloo and one thread each. They take turns of some steps in random order,
+so that only one runs at a time. For each turn the CPU time of all its ranks is taken, as a ratio to that of its peer in
+the same round: `DistributedDataParallel`, the same with `ZeroRedundancyOptimizer`, and FSDP2 without and with
 `reshard_after_forward`, each with fused AdamW and clipping. Shown are medians and their 95 % intervals (bootstrap).
 """
 

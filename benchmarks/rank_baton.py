@@ -26,7 +26,10 @@ class Turn:
 
     def __init__(self, number: int, block: int, state: Any, condition: Any) -> None:
         self.number, self.block = number, block
-        self._state, self._condition = state, condition  # [whose turn, ranks that are done, ranks, turns that have ended]
+        self._state, self._condition = (
+            state,
+            condition,
+        )  # [whose turn, ranks that are done, ranks, turns that have ended]
         self._steps = -1
         self._began: tuple[float, float] | None = None
         self.cpu: list[float] = []
@@ -71,8 +74,8 @@ def take_turns(
     """Run all variants, one block of steps of one of them at a time, in a new random order each round.
 
     Args:
-        variants: Name -> ranks, and what each rank calls: `function(turn, *arguments)`, of a module that can be imported,
-            which calls `turn.fetched()` with each batch and trains `block * (blocks + 2)` of them.
+        variants: Name -> ranks, and what each rank calls: `function(turn, *arguments)`, of a module that can be
+            imported, which calls `turn.fetched()` with each batch and trains `block * (blocks + 2)` of them.
         block: Steps of a turn.
         blocks: Turns that count; the first one of each does not.
         seed: Of the orders.
@@ -130,7 +133,14 @@ def _until_idle(state: Any, condition: Any, ranks: list[tuple[Any, Any]]) -> Non
 
 
 def _rank(
-    sender: Any, environment: dict[str, str], number: int, block: int, state: Any, condition: Any, function: Any, arguments: Any
+    sender: Any,
+    environment: dict[str, str],
+    number: int,
+    block: int,
+    state: Any,
+    condition: Any,
+    function: Any,
+    arguments: Any,
 ) -> None:
     import torch
 

@@ -88,8 +88,10 @@ class Wrap:
 
 def say_where_nothing_is_saved(device: torch.device, what: str) -> None:
     """Say once, on rank 0, that moving something to host memory saves nothing where the device is the host."""
-    if device.type == "cpu" and rank_zero_only.rank == 0:
-        logger.warning("%s: there is no accelerator here, so offloading saves nothing; a copy is made all the same", what)
+    if device.type == "cpu" and getattr(rank_zero_only, "rank", 0) == 0:
+        logger.warning(
+            "%s: there is no accelerator here, so offloading saves nothing; a copy is made all the same", what
+        )
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class MeshStrategy(DDPStrategy):
 
     @precision_plugin.setter
     def precision_plugin(self, precision: Precision | None) -> None:
-        if type(precision) in STOCK:
+        if precision is not None and type(precision) in STOCK:
             precision = OrderedPrecision(precision.precision, scaler=getattr(precision, "scaler", None))
         self._precision_plugin = precision
 
@@ -111,7 +111,11 @@ class MeshStrategy(DDPStrategy):
 
     @override
     def _get_process_group_backend(self) -> str:
-        if self._process_group_backend is None and self.root_device.type == "cuda" and any(w.on_host for w in self.wraps):
+        if (
+            self._process_group_backend is None
+            and self.root_device.type == "cuda"
+            and any(w.on_host for w in self.wraps)
+        ):
             return "cpu:gloo,cuda:nccl"
         return super()._get_process_group_backend()
 
@@ -162,7 +166,9 @@ class MeshStrategy(DDPStrategy):
             return values
         if self._data_group is None:
             several = len(self.data_dimensions) > 1
-            self._data_group = self.data_mesh._flatten("data_ranks").get_group() if several else self.data_mesh.get_group()
+            self._data_group = (
+                self.data_mesh._flatten("data_ranks").get_group() if several else self.data_mesh.get_group()
+            )
         summed = values.clone()
         torch.distributed.all_reduce(summed, group=self._data_group)
         return summed
@@ -217,7 +223,7 @@ class MeshStrategy(DDPStrategy):
 
     @contextmanager
     @override
-    def block_backward_sync(self) -> Iterator[None]:  # type: ignore[override]
+    def block_backward_sync(self) -> Iterator[None]:
         """Inside, backward passes leave gradients unsynchronised: another micro-batch of the window follows."""
         with ExitStack() as stack:
             for wrap in self.wraps:
@@ -225,9 +231,7 @@ class MeshStrategy(DDPStrategy):
             yield
 
     @override
-    def optimizer_step(  # type: ignore[override]
-        self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any
-    ) -> Any:
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """Lightning's step, then whatever the other ranks have to learn of it."""
         result = Strategy.optimizer_step(self, optimizer, closure, model, **kwargs)
         if not getattr(self.precision_plugin, "skipped", False):

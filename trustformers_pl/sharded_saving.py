@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from trustformers_pl.gathering import whole
 
@@ -26,9 +27,11 @@ def weights_as_shards(module: nn.Module, shards: Mapping[int, Tensor]) -> dict[s
     if not shards:
         return state
     # By memory: a `state_dict` holds detached tensors, under names that the module may have chosen itself.
-    of_memory = {p.data_ptr(): shards[id(p)] for p in module.parameters() if id(p) in shards and p.numel()}
+    whole_ones = [p for p in module.parameters() if id(p) in shards and p.numel() and not isinstance(p, DTensor)]
+    of_memory = {p.data_ptr(): shards[id(p)] for p in whole_ones}
     for name, value in state.items():
-        shard = of_memory.get(value.data_ptr()) if isinstance(value, Tensor) and value.numel() else None
+        plain = isinstance(value, Tensor) and not isinstance(value, DTensor) and value.numel()
+        shard = of_memory.get(value.data_ptr()) if plain else None
         if shard is not None and shard.shape == value.shape:
             state[name] = shard.detach()
     return state

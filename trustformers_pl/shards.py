@@ -1,4 +1,4 @@
-"""Tensors of which each rank holds a part: what can be said of the whole from the parts, with as little talk as can be."""
+"""Tensors of which each rank holds a part: what can be said of the whole from the parts."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _square_sum(parts: list[Tensor]) -> Tensor:
     if all(part.dtype == kind for part in filled):
         norms = torch._foreach_norm(filled)
     else:  # in half precision a norm overflows at 65,504
-        norms = [torch.linalg.vector_norm(part, dtype=kind) for part in filled]
+        norms = tuple(torch.linalg.vector_norm(part, dtype=kind) for part in filled)
     return torch.stack(norms).square().sum()
 
 

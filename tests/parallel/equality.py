@@ -20,7 +20,10 @@ BOUNDS = {
     "fp16 O2": 3e-3,
 }
 WHOLE = [
-    *(Case(module, "AdamW", mode, ranks) for module, mode, ranks in itertools.product(("gpt", "encoder"), SHARDED, (2, 4))),
+    *(
+        Case(module, "AdamW", mode, ranks)
+        for module, mode, ranks in itertools.product(("gpt", "encoder"), SHARDED, (2, 4))
+    ),
     *(Case("gpt", "LAMB", mode, ranks) for mode, ranks in itertools.product(SHARDED, (2, 4))),
     *(Case("encoder", "LAMB", mode, 2) for mode in SHARDED),
     *(Case("gpt", optimizer, "ddp", ranks) for optimizer, ranks in itertools.product(("AdamW", "LAMB"), (2, 4))),

@@ -115,9 +115,7 @@ def measured(mode: str, ranks: int, precision: str) -> Held:
     return max(of_ranks, key=lambda held: held.weights + held.gradients + held.state)
 
 
-HEADER = (
-    "| mode | precision | ranks | weights | gradients | state | formula | at the peak |\n|---|---|---|---|---|---|---|---|"
-)
+HEADER = "| mode | precision | ranks | weights | gradients | state | formula | at the peak |\n|---|---|---|---|---|---|---|---|"
 
 
 def row(mode: str, ranks: int, precision: str, held: Held) -> str:

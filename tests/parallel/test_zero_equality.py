@@ -41,6 +41,8 @@ def test_every_option_computes_the_same(mode: str) -> None:
 
 
 def test_the_table_in_the_docs_has_every_case() -> None:
-    rows = re.findall(r"^\| (\w+) \| (\w+) \| ([\w +]+) \| (\w+ O\d) \| (\d) \| (\S+) \| (\S+) \|$", PAGE.read_text(), re.M)
+    rows = re.findall(
+        r"^\| (\w+) \| (\w+) \| ([\w +]+) \| (\w+ O\d) \| (\d) \| (\S+) \| (\S+) \|$", PAGE.read_text(), re.M
+    )
     assert [tuple(found[:5]) for found in rows] == [label(case) for case in CASES]
     assert all(float(found) <= float(bound) for *_, found, bound in rows)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -22,6 +21,9 @@ from trustformers_pl.models import GPT
 from trustformers_pl.optim import LAMB, Adafactor, AdamW
 from trustformers_pl.parallel import MeshStrategy, data_parallel, zero
 from trustformers_pl.precision import AMP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VOCABULARY, LENGTH, SAMPLES, GLOBAL_BATCH = 32, 8, 64, 8
 STEPS, CLIP, MICRO = 20, 0.5, 2

@@ -44,7 +44,7 @@ class OutOfMemoryPlugin(Plugin):
         del config
         sharded = Refusal(
             trait=Trait.SHARDED_GRADIENTS,
-            reason="a rank that runs out of memory runs its batch again, and the others would wait for it in the middle of "
+            reason="a rank that runs out of memory runs its batch again, and the others would wait for it amid "
             "their backward pass",
             mend="use ddp, or a smaller batch",
         )

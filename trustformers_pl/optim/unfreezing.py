@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lightning import LightningModule, Trainer
-    from torch import nn
+    from torch import Tensor
     from torch.optim import Optimizer
 
 
@@ -37,7 +37,7 @@ class GradualUnfreezing(Callback):
         self.stages = [dict(stage) for stage in stages]
         self.held = 0
         """Gradients that were taken away so far."""
-        self._stage_of: list[tuple[nn.Parameter, dict[str, Any]]] = []
+        self._stage_of: list[tuple[Tensor, dict[str, Any]]] = []
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

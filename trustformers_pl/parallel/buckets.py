@@ -36,9 +36,9 @@ class Reduction:
 class Bucket:
     """Parameters whose gradients are reduced at once.
 
-    Each rank lays its gradients out as (ranks, columns): row r is what rank r has the shards of, one parameter after the
-    other, each padded to the largest shard. The last columns tell whether this rank has a gradient of each parameter, so
-    that one which no rank has stays None, as in one process.
+    Each rank lays its gradients out as (ranks, columns): row r is what rank r has the shards of, one parameter after
+    the other, each padded to the largest shard. The last columns tell whether this rank has a gradient of each
+    parameter, so that one which no rank has stays None, as in one process.
     """
 
     parts: list[ParameterShard]
@@ -145,17 +145,12 @@ def lay_out(tensor: Tensor, columns: Tensor, ranks: int) -> None:
             columns[rank, : chunk.numel()].copy_(chunk.reshape(-1))
 
 
-def in_buckets(
-    parts: Sequence[ParameterShard], limit: int, mesh: ShardMesh, reduction: Reduction
-) -> list[Bucket]:
+def in_buckets(parts: Sequence[ParameterShard], limit: int, mesh: ShardMesh, reduction: Reduction) -> list[Bucket]:
     """Parameters of one type and device together, up to a number of bytes, the last ones first.
 
     Gradients of a backward pass come in about this order.
     """
-    buckets: list[Bucket] = []
-    for group in split(list(reversed(parts)), limit):
-        buckets.append(Bucket(group, mesh, reduction))
-    return buckets
+    return [Bucket(group, mesh, reduction) for group in split(list(reversed(parts)), limit)]
 
 
 def split(parts: Sequence[ParameterShard], limit: int) -> list[list[ParameterShard]]:

@@ -25,18 +25,20 @@ from trustformers_pl.mesh import Wrap, say_where_nothing_is_saved
 from trustformers_pl.model_parts import sharding_roots
 from trustformers_pl.parallel.host_shards import HostShards
 from trustformers_pl.parallel.partition import refuse_begun
-from trustformers_pl.parallel.unshardable import refuse_unshardable
 from trustformers_pl.parallel.types import dtype_of
 from trustformers_pl.parallel.units import sharding_units
+from trustformers_pl.parallel.unshardable import refuse_unshardable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
 
     from trustformers_pl.mesh import Placement
 
+
+OPEN_CALLS = "_open_calls"
 # What computes with a module's weights besides `forward`: of Lightning, and of language models.
 METHODS = ("training_step", "validation_step", "test_step", "predict_step", "generate", "logits")
 
@@ -87,7 +89,7 @@ class FullyShard(Wrap):
         """Shard the module in place, from rank 0's values."""
         if isinstance(module, FSDPModule):
             raise RefusedError(
-                f"{user_class(type(module)).__name__}: it is sharded already, by an earlier run; give this run a new one"
+                f"{user_class(type(module)).__name__}: sharded already, by an earlier run; give this run a new one"
             )
         if self.on_host:
             what = "zero.offload_params" if self.offload_params else "zero.offload_optimizer"
@@ -95,7 +97,9 @@ class FullyShard(Wrap):
         before = dict(module.named_parameters())
         if deferred_record(module) is None:
             for group in placement.mesh.get_all_groups():
-                _sync_module_states(module, group, broadcast_bucket_size=250 * 2**20, src=0, params_and_buffers_to_ignore=())
+                _sync_module_states(
+                    module, group, broadcast_bucket_size=250 * 2**20, src=0, params_and_buffers_to_ignore=()
+                )
         self._shard(module, placement)
         after = dict(module.named_parameters())
         self._sharded = {id(parameter): after[name] for name, parameter in before.items()}
@@ -126,7 +130,9 @@ class FullyShard(Wrap):
             if placement.compute_dtype is not None:
                 for layer in part.module.modules():
                     if isinstance(layer, _NormBase):  # statistics in float32, as at opt level O2 without sharding
-                        fully_shard(layer, reshard_after_forward=self.reshard_after_forward, mp_policy=as_it_is, **options)
+                        fully_shard(
+                            layer, reshard_after_forward=self.reshard_after_forward, mp_policy=as_it_is, **options
+                        )
             for unit in sharding_units(part.module, self.units).values():
                 fully_shard(unit, reshard_after_forward=self.reshard_after_forward, mp_policy=policy, **options)
             _shard_root(part.module, policy_of_roots, options)
@@ -175,21 +181,36 @@ def _shard_root(module: nn.Module, policy: MixedPrecisionPolicy, options: dict[s
     if type(module) is not plain and USER_CLASS not in vars(type(module)):
         # torch makes a class of its own; state is known by the name of the user's.
         setattr(type(module), USER_CLASS, plain)
+    module.register_forward_hook(_free_after_evaluation)
+
+
+def _free_after_evaluation(module: Any, inputs: Any, outputs: Any) -> None:
+    """Free what a forward pass has gathered, as no backward pass will; a method that called it may still need it."""
+    del inputs, outputs
+    if not torch.is_grad_enabled() and not vars(module).get(OPEN_CALLS):
+        module.reshard()
 
 
 def _compute_in(module: Any, name: str) -> None:
     """Let a method gather what it computes with, and free it afterwards where no backward pass will."""
     if not callable(getattr(module, name, None)):
         return
+    plain = getattr(module, name)
     register_fsdp_forward_method(module, name)
     gathering = getattr(module, name)
+    calls = vars(module).setdefault(OPEN_CALLS, [])
 
-    @wraps(gathering)
+    @wraps(plain)
     def method(*arguments: Any, **named: Any) -> Any:
-        answer = gathering(*arguments, **named)
+        if calls:  # the outer one has gathered, and frees
+            return plain(*arguments, **named)
+        calls.append(name)
+        try:
+            answer = gathering(*arguments, **named)
+        finally:
+            calls.pop()
         if not torch.is_grad_enabled():
             module.reshard()
         return answer
 
     setattr(module, name, method)
-

@@ -19,7 +19,10 @@ __all__ = ["Dimension", "MeshStrategy", "data_parallel", "register", "zero"]
 
 
 class MeshStrategy(mesh_strategy.MeshStrategy):
-    __doc__ = mesh_strategy.MeshStrategy.__doc__
+    """The strategy for every parallel run; in a stock Trainer: `Trainer(strategy=MeshStrategy(zero(3)))`.
+
+    Where the Trainer has one of Lightning's own Precisions, an `OrderedPrecision` of the same type takes its place.
+    """
 
     def __init__(
         self, dimensions: Sequence[Dimension] | Dimension | None = None, process_group_backend: str | None = None

@@ -113,12 +113,18 @@ class ParameterShard:
     def padded(self) -> int:
         """Elements of the largest shard that a rank has."""
         whole = self.parameter
-        return whole.numel() if whole.ndim == 0 else -(-whole.shape[0] // self.ranks) * whole[0].numel() if len(whole) else 0
+        return (
+            whole.numel()
+            if whole.ndim == 0
+            else -(-whole.shape[0] // self.ranks) * whole[0].numel()
+            if len(whole)
+            else 0
+        )
 
     def watch(self, ready: Callable[[ParameterShard], None]) -> None:
         """Call a function whenever the parameter's gradient is complete."""
         trained, self.parameter.requires_grad = self.parameter.requires_grad, True  # torch takes no other
-        self._handle = self.parameter.register_post_accumulate_grad_hook(lambda _: ready(self))
+        self._handle = self.parameter.register_post_accumulate_grad_hook(lambda _: ready(self))  # type: ignore[no-untyped-call]
         self.parameter.requires_grad = trained
 
     def give(self, gradient: Tensor, *, add: bool) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.distributed.utils import _sync_module_states
 from typing_extensions import override
@@ -21,6 +19,8 @@ from trustformers_pl.parallel.types import dtype_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import torch
+    from torch import nn
     from torch.optim import Optimizer
 
     from trustformers_pl.mesh import Placement
@@ -77,7 +77,9 @@ class Partition(Wrap):
             say_where_nothing_is_saved(placement.device, "zero.offload_optimizer")
         self._mesh = ShardMesh.of(placement.mesh)
         for group in self._mesh.groups:
-            _sync_module_states(module, group, broadcast_bucket_size=250 * MEBIBYTE, src=0, params_and_buffers_to_ignore=())
+            _sync_module_states(
+                module, group, broadcast_bucket_size=250 * MEBIBYTE, src=0, params_and_buffers_to_ignore=()
+            )
         return module
 
     @override
@@ -114,7 +116,7 @@ class Partition(Wrap):
 
     @contextmanager
     @override
-    def without_sync(self) -> Iterator[None]:  # type: ignore[override]
+    def without_sync(self) -> Iterator[None]:
         """Stage 1: keep this micro-batch's gradients to this rank. Stage 2 has no room for whole gradients."""
         self._waiting = self.stage == 1
         try:
@@ -177,8 +179,8 @@ def refuse_begun(optimizer: Optimizer) -> None:
     """
     if any(optimizer.state.values()):
         raise RefusedError(
-            f"zero: {type(optimizer).__name__} has state of whole weights already; give a new optimizer, or go on from a "
-            "checkpoint"
+            f"zero: {type(optimizer).__name__} has state of whole weights already; give a new optimizer, or go on from "
+            "a checkpoint"
         )
 
 

@@ -53,9 +53,9 @@ def _refuse_ties(module: nn.Module, unit_of: dict[str, str]) -> None:
         here, there = unit_of.get(name, ""), unit_of.get(other, "")
         if here != there:
             raise RefusedError(
-                f"zero: {other} and {name} are one parameter in two units of stage 3 ({there or 'the whole module'} and "
-                f"{here or 'the whole module'}), and each unit is gathered and freed by itself; name a class that holds "
-                f"both in zero.units, or {INSTEAD}"
+                f"zero: {other} and {name} are one parameter in two units of stage 3 ({there or 'the whole module'} "
+                f"and {here or 'the whole module'}), and each unit is gathered and freed by itself; name a class that "
+                f"holds both in zero.units, or {INSTEAD}"
             )
 
 
@@ -68,6 +68,6 @@ def _refuse_mixtures(module: nn.Module, unit_of: dict[str, str]) -> None:
         other, dtype = types.setdefault(unit, (name, parameter.dtype))
         if dtype != parameter.dtype:
             raise RefusedError(
-                f"zero: {other} is {dtype} and {name} is {parameter.dtype}, in one unit of stage 3, which reduces their "
-                f"gradients as one; give them one type, or {INSTEAD}"
+                f"zero: {other} is {dtype} and {name} is {parameter.dtype}, in one unit of stage 3, which reduces "
+                f"their gradients as one; give them one type, or {INSTEAD}"
             )

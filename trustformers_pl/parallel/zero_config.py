@@ -60,7 +60,8 @@ class ZeROConfig:
         if self.bucket_size_mb is not None and self.bucket_size_mb < 1:
             yield f"bucket_size_mb must be at least 1, but is {self.bucket_size_mb}"
         if self.partition_gradients is not None and self.partition_gradients is not (self.stage >= 2):
-            yield f"partition_gradients: {_yaml(self.partition_gradients)} is stage {1 if self.stage >= 2 else 2}, not {self.stage}"
+            said, meant = _yaml(self.partition_gradients), 1 if self.stage >= 2 else 2
+            yield f"partition_gradients: {said} is stage {meant}, not {self.stage}"
         if not self.contiguous_gradients:
             yield "contiguous_gradients: false has no counterpart: a collective takes one buffer; leave it out"
         yield from self._of_stage_three() if self.stage == 3 else self._of_the_others()
@@ -71,11 +72,14 @@ class ZeROConfig:
         if not self.reduce_scatter:
             yield "reduce_scatter: false is for stages 1 and 2: at stage 3 no rank has room for whole gradients"
         if self.bucket_size_mb is not None:
-            yield "bucket_size_mb is for stages 1 and 2: stage 3 gathers and reduces unit by unit; choose them by `units`"
+            yield "bucket_size_mb is for stages 1 and 2: stage 3 gathers and reduces unit by unit; choose `units`"
 
     def _of_the_others(self) -> Iterator[str]:
         if self.offload_params:
-            yield f"offload_params needs stage 3: at stage {self.stage} every rank computes with whole weights; use offload_optimizer"
+            yield (
+                f"offload_params needs stage 3: at stage {self.stage} every rank computes with whole weights; use "
+                "offload_optimizer"
+            )
         if self.units:
             yield f"units are of stage 3: stage {self.stage} keeps weights whole"
         if not self.reshard_after_forward:

@@ -62,7 +62,9 @@ class ZeroOptimizer(Optimizer):
         self._wrap: Wrap = build(self.config.wrap(), {})
         self._wrap.refuse(model)
         device = next(model.parameters()).device
-        mesh = DeviceMesh.from_group(process_group or dist.group.WORLD, device.type)  # type: ignore[arg-type]
+        group = process_group or dist.group.WORLD
+        assert group is not None
+        mesh = DeviceMesh.from_group(group, device.type)
         self._wrap.place(model, Placement(mesh, device))
         self._wrap.take_over([optimizer])
         super().__init__([p for group in optimizer.param_groups for p in group["params"]], dict(optimizer.defaults))
@@ -72,7 +74,7 @@ class ZeroOptimizer(Optimizer):
         """Inside, backward passes are of micro-batches before the last one of a step. Stages 2 and 3 reduce anyway."""
         return self._wrap.without_sync()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer, after which all ranks have the weights. Collective.
 
         Args:

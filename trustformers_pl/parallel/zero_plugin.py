@@ -38,8 +38,8 @@ class ZeROPlugin(Plugin):
             return Traits(claims=frozenset({Slot.DATA_PARALLEL}), provides=whole)
         second_order = Refusal(
             trait=Trait.SECOND_ORDER,
-            reason="weights of stage 3 are gathered for one backward pass and freed in it, and cannot be differentiated "
-            "through a second time",
+            reason="weights of stage 3 are gathered for one backward pass and freed in it, and cannot be "
+            "differentiated through a second time",
             mend="use zero.stage=2, which keeps weights whole, or a first-order variant",
         )
         return Traits(

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class DynamicLossScale(ShardedGradScaler):
     """A scale that grows while gradients are finite, and falls when they are not.
 
-    Torch's own `GradScaler`, for shards as well, which also takes float16 gradients out of the scale (weights that are float16 themselves
-    have such), with a floor.
+    Torch's own `GradScaler`, for shards as well, which also takes float16 gradients out of the scale (weights that are
+    float16 themselves have such), with a floor.
 
     Args:
         device: Type of the device that gradients are on.

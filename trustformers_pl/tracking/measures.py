@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trustformers_pl.loss_window import sum_over_data_ranks
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lightning import Trainer
     from torch.optim import Optimizer
 
 
@@ -43,25 +46,39 @@ def scalars(outputs: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def window_metrics(window: list[dict[str, float]]) -> dict[str, float]:
+def window_sums(window: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
     """Sum up the micro-batches of one optimizer step.
 
     Args:
         window: The `scalars` of each micro-batch.
 
     Returns:
-        `train_loss`: the sum of `loss_sum` over the sum of `count` where the module gives them (the mean over the
-        window's elements, however unevenly they are split), else the mean of `loss`. Each further output: its mean
-        over the micro-batches that have it.
+        Name -> sum and what to divide it by. `train_loss`: the sums of `loss_sum` and of `count` where the module gives
+        them (the mean over the window's elements, however unevenly they are split), else those of `loss` and of
+        micro-batches. Each further output: its sum, and the number of micro-batches that have it.
     """
     columns: dict[str, list[float]] = {}
     for outputs in window:
         for name, value in outputs.items():
             columns.setdefault(name, []).append(value)
     loss, loss_sums, counts = (columns.pop(name, []) for name in ("loss", "loss_sum", "count"))
-    metrics = {name: sum(values) / len(values) for name, values in columns.items()}
+    sums = {name: (sum(values), float(len(values))) for name, values in columns.items()}
     if loss_sums and sum(counts):
-        metrics["train_loss"] = sum(loss_sums) / sum(counts)
+        sums["train_loss"] = sum(loss_sums), sum(counts)
     elif loss:
-        metrics["train_loss"] = sum(loss) / len(loss)
-    return metrics
+        sums["train_loss"] = sum(loss), float(len(loss))
+    return sums
+
+
+def means(sums: Mapping[str, tuple[float, float]], trainer: Trainer) -> dict[str, float]:
+    """The means of what was summed up, over all ranks that see different data. Collective where there are several.
+
+    Args:
+        sums: As `window_sums` gives them, of the same names on all ranks.
+        trainer: That knows the ranks.
+    """
+    if trainer.world_size > 1 and sums:
+        module = trainer.lightning_module
+        own = torch.tensor(list(sums.values()), dtype=torch.float64)
+        sums = dict(zip(sums, sum_over_data_ranks(own, module).tolist(), strict=True))
+    return {name: total / count for name, (total, count) in sums.items()}

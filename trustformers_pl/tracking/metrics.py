@@ -9,8 +9,9 @@ from lightning.pytorch import Callback
 from typing_extensions import override
 
 from trustformers_pl.errors import RefusedError
+from trustformers_pl.loss_window import data_ranks
 from trustformers_pl.tracking.log import is_due, log_scalars
-from trustformers_pl.tracking.measures import scalars, total_norm, window_metrics
+from trustformers_pl.tracking.measures import means, scalars, total_norm, window_sums
 from trustformers_pl.tracking.perplexity import text_metrics
 from trustformers_pl.tracking.throughput import Throughput
 
@@ -106,10 +107,11 @@ class Metrics(Callback):
                 self._log(trainer, self._stepping)
 
     def _log(self, trainer: Trainer, stepping: dict[str, float]) -> None:
-        metrics = window_metrics(self._window) | stepping
+        sums = window_sums(self._window)
         self._window, self._stepping = [], None
         if self._throughput and (speed := self._throughput.read()) is not None:
-            metrics["tokens_per_second"] = speed
+            sums["tokens_per_second"] = speed, 1 / data_ranks(trainer.lightning_module)  # the ranks' speeds add up
+        metrics = means(sums, trainer) | stepping
         log_scalars(trainer, metrics)
 
     @override

@@ -89,7 +89,9 @@ class Samples(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._validations += 1
-        if trainer.is_global_zero and self._validations % self._every_n_validations == 0:
+        # Where each rank has a part of the weights, they can only compute together.
+        takes_part = trainer.is_global_zero or getattr(trainer.strategy, "shards_weights", False)
+        if takes_part and self._validations % self._every_n_validations == 0:
             for index, prompt in enumerate(self._prompts):
                 self._sample(trainer, pl_module, index, prompt)
 
@@ -100,6 +102,8 @@ class Samples(Callback):
         input_ids = torch.tensor([prompt_ids], dtype=torch.int64, device=pl_module.device)
         generator = sample_generator(step, index, pl_module.device)
         ids = pl_module.generate(input_ids, **self._sampling, generator=generator)  # type: ignore[operator]
+        if not trainer.is_global_zero:
+            return
         text = data.decode(ids[0, len(prompt_ids) :].tolist())
         append(self._file, json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
         self._lines += 1
