@@ -58,7 +58,8 @@ class SGD(torch.optim.SGD):
         if self._is_sharded():
             for group in self.param_groups:
                 group["fused"] = None
-        return super().step(closure)
+        loss: float | None = super().step(closure)
+        return loss
 
     def _is_sharded(self) -> bool:
         return any(isinstance(parameter, DTensor) for group in self.param_groups for parameter in group["params"][:1])

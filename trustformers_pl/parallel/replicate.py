@@ -84,8 +84,8 @@ class Replicate(Wrap):
         due = self.sync_every is not None and self._since_sync % self.sync_every == 0
         if self.static_graph and not due:
             raise RefusedError(
-                "ddp.static_graph: torch averages gradients of a static graph in each backward pass, and micro-batches are "
-                "accumulated; set gradient_sync_every to 1 (sync_every), or remove static_graph"
+                "ddp.static_graph: torch averages gradients of a static graph in each backward pass, and micro-batches "
+                "are accumulated; set gradient_sync_every to 1 (sync_every), or remove static_graph"
             )
         with nullcontext() if due else self._model.no_sync():
             yield
@@ -126,4 +126,5 @@ def average_as(state: tuple[Any, torch.dtype], bucket: Any) -> torch.futures.Fut
 
 
 # DDP looks at the types themselves, not at their names.
-average_as.__annotations__ |= {"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]}
+TYPES = {"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]}  # type: ignore[attr-defined]
+average_as.__annotations__ |= TYPES
