@@ -17,7 +17,7 @@ from trustformers_pl.factory import assemble
 from trustformers_pl.live_arguments import sections_beside
 from trustformers_pl.names import nearest
 from trustformers_pl.plan import CORE_SECTIONS
-from trustformers_pl.plugins import discover, slots
+from trustformers_pl.plugins import aliases, discover, slots
 from trustformers_pl.recipe import Recipe
 from trustformers_pl.recipe.config import Problems, build_config
 from trustformers_pl.recipe.places import from_plain
@@ -143,10 +143,11 @@ class Trainer:
         """`with_<section>(config_or_name=None, **values)`: the same Trainer with one more section."""
         if not name.startswith(PREFIX):
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
-        section = name.removeprefix(PREFIX)
-        if section not in _sections():
-            known = [PREFIX + known for known in _sections()]
-            raise AttributeError(f"no section {section!r} is installed; {nearest(name, known)}")
+        asked = name.removeprefix(PREFIX)
+        section = _methods().get(asked)
+        if section is None:
+            known = [PREFIX + known for known in _methods()]
+            raise AttributeError(f"no section {asked!r} is installed; {nearest(name, known)}")
 
         def with_section(config: Any = None, /, **values: Any) -> Trainer:
             return self._with(section, {**_as_values(section, config), **values})
@@ -155,7 +156,7 @@ class Trainer:
         return with_section
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(PREFIX + section for section in _sections())]
+        return [*super().__dir__(), *(PREFIX + name for name in _methods())]
 
     def _with(self, section: str, values: Mapping[str, Any]) -> Trainer:
         other = object.__new__(type(self))
@@ -163,9 +164,10 @@ class Trainer:
         return other
 
 
-def _sections() -> list[str]:
-    offers = discover()
-    return sorted({name.partition(".")[0] for name in offers} | set(CORE_SECTIONS) - {"model", "data", "version"})
+def _methods() -> dict[str, str]:
+    """What follows `with_` -> the section."""
+    sections = {name.partition(".")[0] for name in discover()} | set(CORE_SECTIONS) - {"model", "data", "version"}
+    return {name: name for name in sorted(sections)} | aliases()
 
 
 def _as_values(section: str, config: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GROUP = "trustformers_pl"
 OWNERSHIP_GROUP = "trustformers_pl.trainer_arguments"
+ALIASES_GROUP = "trustformers_pl.aliases"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,28 @@ def trainer_argument_owners() -> dict[str, list[str]]:
         if point.value in names:
             owners.setdefault(point.name, []).append(names[point.value])
     return {argument: sorted(set(sections)) for argument, sections in sorted(owners.items())}
+
+
+def aliases() -> dict[str, str]:
+    """Other name of a section in Python (`data_parallel`) -> the section (`ddp`), from metadata alone.
+
+    Raises:
+        PluginError: An alias is of no plugin, of one of a slot, or is taken by another section.
+    """
+    offers = discover()
+    names = {offer.entry_point.value: name for name, offer in offers.items() if "." not in name}
+    found: dict[str, str] = {}
+    for point in entry_points(group=ALIASES_GROUP):
+        section = names.get(point.value)
+        origin = f"alias {point.name!r} of {point.dist.name if point.dist else 'an unknown package'}"
+        if section is None:
+            raise PluginError(
+                f"{origin}: {point.value} is no section's plugin; give it the value of an entry point in {GROUP}"
+            )
+        if point.name in offers or found.setdefault(point.name, section) != section:
+            other = found.get(point.name, point.name)
+            raise PluginError(f"{origin} is for {section!r}, and {other!r} has this name already; give it another one")
+    return dict(sorted(found.items()))
 
 
 def slots(offers: dict[str, Offer]) -> dict[str, list[str]]:

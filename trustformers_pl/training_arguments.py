@@ -90,7 +90,7 @@ class TrainingArguments:
     backend: Literal["nccl", "gloo", "mpi"] | None = None
     """What ranks talk through: it follows from the device, gloo on CPUs and nccl on GPUs, and is checked here."""
     gradient_sync_frequency: int | None = None
-    """Batches between averagings over the ranks: once per optimizer step, so it can only be the accumulation."""
+    """Batches of an accumulation window between two averagings over the ranks of `ddp`; once a window by default."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself, and what is not there yet."""

@@ -14,7 +14,17 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from following import ELSEWHERE, bash, put_the_command_in, python, same_output, sessions, to_be_run, words
+from following import (
+    ELSEWHERE,
+    bash,
+    put_the_command_in,
+    python,
+    ranks_left_behind,
+    same_output,
+    sessions,
+    to_be_run,
+    words,
+)
 from shown import AT_THE_ROOT, PAGES, ROOT, Block, blocks, blocks_of, first_recipe
 
 from trustformers_pl.factory import assemble
@@ -54,14 +64,16 @@ def test_a_page_does_what_it_says(page: Path) -> None:
 
 def follow(block: Block) -> None:
     if block.language == "yaml":
-        train(block)
+        with ranks_left_behind():
+            train(block)
     elif block.name.startswith("test_"):
         # Beside each of our own features, whose number grows, is what the pair test is for.
         command = f'"{sys.executable}" -m pytest -q {block.name} -k "not beside"'
         done = bash(command, PYTHONPATH=os.pathsep.join(sys.path))
         assert done.returncode == 0, done.stdout
     elif block.language == "python" and not block.name:
-        python(block)
+        with ranks_left_behind():
+            python(block)
     elif block.language == "bash":
         done = bash(to_be_run(block.text), **(SHORTENED if block.page == "README.md" else {}))
         assert done.returncode == 0, done.stdout

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.arguments.deepspeed_batches import batch_sizes
-from trustformers_pl.arguments.deepspeed_left import leave_rest, leave_zero
+from trustformers_pl.arguments.deepspeed_left import leave_rest
 from trustformers_pl.arguments.deepspeed_optimization import put_optimizer, put_schedule
+from trustformers_pl.arguments.deepspeed_zero import put_zero, zero_of
 from trustformers_pl.arguments.draft import Draft
 from trustformers_pl.arguments.given import Given
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MASTER_WEIGHTS = "O2"
 """DeepSpeed trains 16-bit weights with a float32 copy in the optimizer."""
+DTYPES = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "bfp16": "bf16"}
+"""Names of types; bfloat16 had another one in older versions."""
 
 
 def from_deepspeed(values: Mapping[str, Any], *, devices: int | None = None) -> Draft:
@@ -33,7 +36,7 @@ def from_deepspeed(values: Mapping[str, Any], *, devices: int | None = None) -> 
     """
     draft = Draft()
     given = Given(values, draft, auto=True)
-    _put_batches(draft, given, devices)
+    ranks = _put_batches(draft, given, devices)
     put_optimizer(draft, given.inner("optimizer"))
     put_schedule(draft, given.inner("scheduler"))
     _put_half(draft, given)
@@ -41,21 +44,39 @@ def from_deepspeed(values: Mapping[str, Any], *, devices: int | None = None) -> 
         draft.put("clip.norm", norm, "gradient_clipping")
     if every := given.whole("steps_per_print", 0):
         draft.put("trainer.log_every_n_steps", every, "steps_per_print")
-    leave_zero(draft, given.inner("zero_optimization"))
+    _put_ranks(draft, given, ranks, "train_batch_size" if devices is None else "--devices")
     leave_rest(draft, given)
     return draft
 
 
-def _put_batches(draft: Draft, given: Given, devices: int | None) -> None:
+def _put_batches(draft: Draft, given: Given, devices: int | None) -> int:
+    """Returns the number of ranks."""
     sizes = batch_sizes(given, devices)
     if sizes is None:
-        return
+        return 1
     draft.put("data.init_args.batch_size", sizes.micro * sizes.ranks, "train_micro_batch_size_per_gpu x devices")
     if sizes.accumulated > 1:
         draft.put("accumulate.batches", sizes.accumulated, "gradient_accumulation_steps")
     if sizes.ranks > 1:
         draft.put("trainer.devices", sizes.ranks, "train_batch_size" if devices is None else "--devices")
-        draft.put("ddp", {}, "train_batch_size" if devices is None else "--devices")
+    return sizes.ranks
+
+
+def _put_ranks(draft: Draft, given: Given, ranks: int, origin: str) -> None:
+    """ZeRO runs on one rank too, where it shares out nothing; what it says of ranks is then as good as on several."""
+    half = draft.has("precision")
+    stage = put_zero(draft, zero_of(given), bytes_of_gradient=2 if half else 4)
+    section = "zero" if stage else "ddp"
+    if not stage and ranks > 1:
+        draft.put("ddp", {}, origin)
+    if not draft.has(section):
+        return
+    sent = given.word("communication_data_type", "")
+    if dtype := DTYPES.get(sent):
+        draft.values.pop("ddp", None)
+        draft.put(f"{section}.reduce_dtype", dtype, "communication_data_type")
+    elif sent:
+        draft.leave("communication_data_type", sent, "gradients are added up in fp32, bf16 or fp16")
 
 
 def _put_half(draft: Draft, given: Given) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trustformers_pl.arguments.draft import Draft
@@ -27,24 +27,6 @@ SAY_NOTHING = (
     "dump_state", "memory_breakdown", "wall_clock_breakdown", "zero_allow_untested_optimizer",
     "zero_force_ds_cpu_optimizer",
 )  # fmt: skip
-SHARDED = {1: "optimizer states", 2: "optimizer states and gradients", 3: "optimizer states, gradients and parameters"}
-OFFLOADED = {"offload_optimizer": "optimizer states", "offload_param": "parameters"}
-
-
-def leave_zero(draft: Draft, given: Given) -> None:
-    """Say which stage and which offloading were asked for."""
-    stage = given.whole("stage", 0)
-    asked = [f"stage {stage}, which shards {SHARDED[stage]}"] if stage in SHARDED else []
-    for name, what in OFFLOADED.items():
-        device = given.inner(name).word("device", "cpu") if given.values.get(name) else "none"
-        if device != "none":
-            asked.append(f"{what} offloaded to {device}")
-    if given.values.get("cpu_offload") is True:
-        asked.append("optimizer states offloaded to cpu")
-    given.ignore(*given.values)  # sizes of buckets and the like mean nothing without it
-    if asked:
-        why = f"not yet: ZeRO {'; '.join(asked)}. Without it (`ddp`) every rank holds all of these"
-        draft.leave("zero_optimization", _short(given.values), why)
 
 
 def leave_rest(draft: Draft, given: Given) -> None:
@@ -53,7 +35,3 @@ def leave_rest(draft: Draft, given: Given) -> None:
     for name, value in given.rest.items():
         if value and not (isinstance(value, dict) and value.get("enabled") is False):
             draft.leave(name, value, WHY.get(name, NO_COUNTERPART))
-
-
-def _short(values: Any) -> dict[str, Any]:
-    return {key: values[key] for key in ("stage", *OFFLOADED) if values.get(key)}

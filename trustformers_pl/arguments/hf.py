@@ -9,6 +9,7 @@ from trustformers_pl.arguments.draft import Draft
 from trustformers_pl.arguments.given import Given
 from trustformers_pl.arguments.hf_left import leave_rest
 from trustformers_pl.arguments.hf_optimization import put_optimizer, put_schedule
+from trustformers_pl.arguments.hf_sharding import put_sharding
 from trustformers_pl.arguments.standing_for import beside_the_best, mode_of
 
 if TYPE_CHECKING:
@@ -168,16 +169,19 @@ def _put_best(draft: Draft, given: Given, strategy: str) -> None:
 
 
 def _put_ranks(draft: Draft, given: Given, devices: int) -> None:
+    """FSDP, which the section `zero` is, or DDP, of which transformers takes settings beside FSDP too."""
+    sharded = put_sharding(draft, given)
     if devices > 1:
         draft.put("trainer.devices", devices, "--devices")
-        draft.put("ddp", {}, "--devices")
+        if not sharded:
+            draft.put("ddp", {}, "--devices")
     for name, key in (
         ("ddp_bucket_cap_mb", "bucket_size_mb"),
         ("ddp_find_unused_parameters", "find_unused_parameters"),
         ("ddp_static_graph", "static_graph"),
     ):
         value = given.take(name)
-        if devices > 1 and value is not None:
+        if devices > 1 and value is not None and not sharded:
             draft.values.pop("ddp", None)
             draft.put(f"ddp.{key}", value, name)
 

@@ -22,7 +22,6 @@ WHY = {
     "ddp_backend": "follows from the device: gloo on CPUs, nccl on GPUs",
     "deepspeed": "import the configuration by itself: `trustformers-pl import deepspeed FILE`",
     "do_predict": "a command of its own: `trustformers-pl predict`",
-    "fsdp": "not yet: the model must fit on each device (`ddp`)",
     "gradient_checkpointing": RECOMPUTE,
     "group_by_length": ORDER,
     "label_smoothing_factor": "your module's loss takes it (`cross_entropy(..., label_smoothing=...)`)",

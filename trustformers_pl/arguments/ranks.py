@@ -24,17 +24,12 @@ def put_ranks(draft: Draft, args: TrainingArguments, written: Section, window: i
         window: Batches of an optimizer step.
 
     Raises:
-        ValueError: They contradict what `trainer` says.
+        ValueError: They contradict what `trainer` says, or what its ranks do.
     """
     if args.local_rank not in (None, -1):
         raise ValueError(
             f"local_rank = {args.local_rank}: the launcher tells each process its rank, and a recipe is the same on "
             "all; remove it"
-        )
-    if args.gradient_sync_frequency not in (None, window):
-        raise ValueError(
-            f"gradient_sync_frequency = {args.gradient_sync_frequency}: not yet; gradients are averaged once per "
-            f"optimizer step, which is every {window} batches here (gradient_accumulation_steps)"
         )
     trainer = written.section("trainer")
     if args.use_cpu:
@@ -42,9 +37,34 @@ def put_ranks(draft: Draft, args: TrainingArguments, written: Section, window: i
     _put_backend(draft, args, trainer.leaf("accelerator", "cpu" if args.use_cpu else None))
     if args.world_size is not None:
         _put_devices(draft, args.world_size, trainer)
-        chosen = any(section in written.entries for section in OTHERS) or trainer.leaf("strategy") is not None
+        chosen = any(_is_on(written, section) for section in OTHERS) or trainer.leaf("strategy") is not None
         if args.world_size > 1 and not chosen:
             draft.put("ddp", {}, "world_size")
+    if args.gradient_sync_frequency not in (None, window):
+        _put_sync(draft, args.gradient_sync_frequency, written, window)
+
+
+def _is_on(written: Section, section: str) -> bool:
+    found = written.entries.get(section)
+    return found is not None and getattr(found, "value", found) is not None
+
+
+def _put_sync(draft: Draft, batches: int, written: Section, window: int) -> None:
+    """Of `ddp` alone; the last batch of a window averages whatever is said."""
+    asked = f"gradient_sync_frequency = {batches}"
+    if batches > window:
+        raise ValueError(
+            f"{asked} is never reached: gradients are averaged at each optimizer step, which is every {window} batches "
+            "here (gradient_accumulation_steps); lower it, or raise those"
+        )
+    if _is_on(written, "zero"):
+        raise ValueError(
+            f"{asked} is for `ddp`: zero.stage 1 reduces gradients once a step, 2 and 3 each batch; remove it"
+        )
+    if not (draft.has("ddp") or _is_on(written, "ddp")):
+        raise ValueError(f"{asked} is for several ranks; add world_size, or the section `ddp`")
+    draft.values.pop("ddp", None)
+    draft.put("ddp.gradient_sync_every", batches, "gradient_sync_frequency")
 
 
 def _put_backend(draft: Draft, args: TrainingArguments, accelerator: Any) -> None:

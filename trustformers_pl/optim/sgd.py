@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed.tensor import DTensor
+from typing_extensions import override
 
 from trustformers_pl.optim.fused import fuse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
 
@@ -48,6 +51,18 @@ class SGD(torch.optim.SGD):
             params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov
         )
         fuse(self, _is_whole_and_full_precision)
+
+    @override
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step; on shards, which ZeRO puts in the place of parameters after this was made, without the kernel."""
+        if self._is_sharded():
+            for group in self.param_groups:
+                group["fused"] = None
+        loss: float | None = super().step(closure)
+        return loss
+
+    def _is_sharded(self) -> bool:
+        return any(isinstance(parameter, DTensor) for group in self.param_groups for parameter in group["params"][:1])
 
 
 def _is_whole_and_full_precision(parameter: Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
+from trustformers_pl.errors import RefusedError
 from trustformers_pl.mesh import Wrap
 from trustformers_pl.parallel.types import dtype_of
 
@@ -73,10 +74,19 @@ class Replicate(Wrap):
     @contextmanager
     @override
     def without_sync(self) -> Iterator[None]:
-        """Keep a micro-batch's gradients to this rank, unless its turn has come."""
+        """Keep a micro-batch's gradients to this rank, unless its turn has come.
+
+        Raises:
+            RefusedError: Its turn has not come, and the graph is static: torch then averages in each backward pass.
+        """
         assert self._model is not None
         self._since_sync += 1
         due = self.sync_every is not None and self._since_sync % self.sync_every == 0
+        if self.static_graph and not due:
+            raise RefusedError(
+                "ddp.static_graph: torch averages gradients of a static graph in each backward pass, and micro-batches "
+                "are accumulated; set gradient_sync_every to 1 (sync_every), or remove static_graph"
+            )
         with nullcontext() if due else self._model.no_sync():
             yield
 
@@ -113,3 +123,8 @@ def average_as(state: tuple[Any, torch.dtype], bucket: Any) -> torch.futures.Fut
     work = dist.all_reduce(sent, group=group, async_op=True)
     averages: torch.futures.Future[torch.Tensor] = work.get_future().then(received)
     return averages
+
+
+# DDP looks at the types themselves, not at their names.
+TYPES = {"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]}  # type: ignore[attr-defined]
+average_as.__annotations__ |= TYPES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trustformers_pl.errors import PluginError
 
@@ -14,6 +14,8 @@ try:
     import pytest
 except ImportError as error:
     raise PluginError(f"the conformance kit needs {error.name}; pip install 'trustformers-pl[testing]'") from error
+
+from torch.distributed.tensor import DTensor
 
 from trustformers_pl.compose import user_class
 from trustformers_pl.plugins import discover
@@ -30,6 +32,8 @@ from trustformers_pl.traits import Trait
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from lightning import LightningModule
 
     from trustformers_pl.testing.on_ranks import RankTrial
 
@@ -141,19 +145,20 @@ class Conformance:
     # 6. The module stays the user's
 
     def test_the_module_stays_the_users(self, subject: Subject, tmp_path: Path) -> None:
-        """The composed module pickles and deep-copies, and its `state_dict` loads into the user's own class."""
+        """The composed module pickles and deep-copies, and its `state_dict` loads into the user's own class.
+
+        One whose weights are shards need not: torch makes no copies of those, and there is nobody to send them to.
+        """
         module = self._train(subject, subject.on(), tmp_path).run.module
-        for what, other in (("pickled", pickle.loads(pickle.dumps(module))), ("deep-copied", copy.deepcopy(module))):  # noqa: S301
-            assert type(other) is type(module), f"{what}, the module is a {type(other).__name__}"
-            old, new = module.state_dict(), other.state_dict()
-            changed = [name for name in old if name not in new or digest(old[name]) != digest(new[name])]
-            assert not changed, f"{what}, the module differs: {_listed(changed)}"
+        weights = module.state_dict()
+        if not any(isinstance(value, DTensor) for value in weights.values()):
+            _check_copies(module)
         if Trait.MODULE_STRUCTURE in subject.traits.provides:
             return  # its state is another than the user's, and says so
         users = user_class(type(module))(**module.hparams)
-        lost = sorted(users.state_dict().keys() ^ module.state_dict().keys())
+        lost = sorted(users.state_dict().keys() ^ weights.keys())
         assert not lost, f"the composed module's state_dict differs from {type(users).__name__}'s: {_listed(lost)}"
-        users.load_state_dict(module.state_dict())
+        users.load_state_dict({name: _on_this_rank(value) for name, value in weights.items()})
 
     # 7. Ranks
 
@@ -214,6 +219,19 @@ class Conformance:
     @staticmethod
     def _train(subject: Subject, sections: Sections, folder: Path) -> Trial:
         return train(sections, folder, measured=subject.measured)
+
+
+def _check_copies(module: LightningModule) -> None:
+    for what, other in (("pickled", pickle.loads(pickle.dumps(module))), ("deep-copied", copy.deepcopy(module))):  # noqa: S301
+        assert type(other) is type(module), f"{what}, the module is a {type(other).__name__}"
+        old, new = module.state_dict(), other.state_dict()
+        changed = [name for name in old if name not in new or digest(old[name]) != digest(new[name])]
+        assert not changed, f"{what}, the module differs: {_listed(changed)}"
+
+
+def _on_this_rank(value: Any) -> Any:
+    """Of one rank, the whole."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def others(name: str) -> Iterator[str]:
