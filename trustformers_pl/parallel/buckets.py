@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trustformers_pl.errors import RefusedError
+from trustformers_pl.parallel.collectives import reduce_scatter
 from trustformers_pl.parallel.parameter_shard import chunk_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Bucket:
         mesh = self.mesh
         if self.reduction.scatter:
             self._sum = rows.new_empty(rows.shape[1])
-            self._work = dist.reduce_scatter_tensor(self._sum, rows.view(-1), group=mesh.group, async_op=True)
+            self._work = reduce_scatter(self._sum, rows.view(-1), group=mesh.group, async_op=True)
         else:
             self._sum = rows
             self._work = dist.all_reduce(rows, group=mesh.group, async_op=True)

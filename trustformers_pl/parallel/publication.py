@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 
 from trustformers_pl.parallel.buckets import split
+from trustformers_pl.parallel.collectives import all_gather
 from trustformers_pl.parallel.parameter_shard import chunk_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Publication:
         first = group[0].parameter
         if len(group) == 1 and first.is_contiguous() and first.shape[0] % ranks == 0:  # it lies as it is gathered
             whole = first.detach().view(-1)
-            dist.all_gather_into_tensor(whole, group[0].rows.reshape(-1).clone(), group=self._mesh.group)
+            all_gather(whole, group[0].rows.reshape(-1).clone(), group=self._mesh.group)
             return
         columns = sum(part.padded for part in group)
         own = torch.zeros(columns, dtype=first.dtype, device=first.device)
@@ -58,7 +58,7 @@ class Publication:
             own[start : start + rows.numel()].copy_(rows.reshape(-1))
             start += part.padded
         of_all = own.new_empty(ranks, columns)
-        dist.all_gather_into_tensor(of_all.view(-1), own, group=self._mesh.group)
+        all_gather(of_all.view(-1), own, group=self._mesh.group)
         start = 0
         for part in group:
             take(part.parameter.detach(), of_all[:, start : start + part.padded], ranks)
