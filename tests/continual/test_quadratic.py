@@ -67,7 +67,7 @@ def test_twenty_tasks_merged_equal_twenty_separate_ones(decay: float) -> None:
 
 
 def test_online_keeps_one_centre() -> None:
-    """Schwarz et al. 2018, equation 9 and the running sum below it: the last weights, F* = gamma F* + F."""
+    """Schwarz et al. 2018, online EWC: around the last weights, F* = gamma F* + F."""
     one, two = task(), task()
     found = merged(one, two, decay=0.9, recentred=True)
     for curvature, f, g in zip(found.curvature, one.curvature, two.curvature, strict=True):

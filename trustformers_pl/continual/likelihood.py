@@ -50,7 +50,7 @@ def sampled(
 ) -> Callable[[Tensor, Any], Tensor]:
     """Losses for the Fisher information by its definition, with one label a position drawn from the model.
 
-    Kunstner et al. 2019, "Limitations of the Empirical Fisher Approximation", equation 3, estimated with one draw. In
+    Kunstner et al. 2019, "Limitations of the Empirical Fisher Approximation", section 2, estimated with one draw. In
     a sequence, every position is predicted from the data's own tokens before it.
 
     Args:

@@ -50,7 +50,7 @@ def merged(old: Quadratic, new: Quadratic, *, decay: float = 1.0, recentred: boo
         new: Of the last task.
         decay: Factor of `old` (gamma in Schwarz et al. 2018).
         recentred: Put the centre at that of `new` and forget the constant: online EWC (Schwarz et al. 2018, "Progress
-            & Compress", equation 9).
+            & Compress", "online EWC").
 
     Returns:
         F' = decay F + G, a' = a + (G / F') (b - a), where F' = 0: b.
