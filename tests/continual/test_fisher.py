@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from per_sample_cases import MAKERS, Case, Classes, Pooled, gpt, images, mlp, odd, sequence, vectors
+from per_sample_cases import MAKERS, Case, Classes, Pooled, gpt, images, mlp, named_padding, sequence, tokens, vectors
 from torch import Tensor, nn
 
 from trustformers_pl.continual.fisher import diagonal_fisher
@@ -69,7 +69,7 @@ def test_absolute_values_too(make: Callable[[], Case]) -> None:
     assert_equal(found.totals, one_by_one(module, batch, of_labels, torch.abs))
 
 
-@pytest.mark.parametrize("make", [make for make in MAKERS if make.__name__ not in ("recurrent", "odd", "encoder")])
+@pytest.mark.parametrize("make", [make for make in MAKERS if make.__name__ != "recurrent"])
 def test_only_what_no_rule_covers_is_computed_one_by_one(make: Callable[[], Case]) -> None:
     module, batch = make()
     found = PerSample(module, of_labels, torch.square)
@@ -79,11 +79,69 @@ def test_only_what_no_rule_covers_is_computed_one_by_one(make: Callable[[], Case
 
 
 def test_what_has_no_rule_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    module, batch = odd()
+    module, batch = named_padding()
     with caplog.at_level(logging.INFO):
         diagonal_fisher(module, [batch, batch], of_labels)
-    slow = sorted(record.message.split(":")[0] for record in caplog.records)
-    assert slow == ["body.0.places.weight", "body.0.twice"]
+    reason = "its per-sample gradients are computed one by one: an operation without a rule uses it"
+    assert [record.message for record in caplog.records] == [f"body.0.{name}: {reason}" for name in ("bias", "weight")]
+
+
+class Adapted(nn.Module):
+    """LoRA and weight normalisation: what meets the data is computed of several parameters, one with a dimension of B."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(5, 4).requires_grad_(False)
+        self.a, self.b = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(4, 2))
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normed(nn.functional.linear(x, self.frozen.weight + self.b @ self.a).tanh())
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (6, 3, 5)])
+def test_matrices_that_are_computed_of_parameters(shape: tuple[int, ...]) -> None:
+    module = Classes(Adapted(), *[Pooled()] * (len(shape) - 2), nn.Linear(4, 3))
+    batch = vectors(*shape)
+    found = PerSample(module, of_labels, torch.square)
+    found.add(batch)
+    assert_equal(found.totals, one_by_one(module, batch, of_labels), 1e-10)
+    assert found.slow == set()
+
+
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)).double()
+
+
+def bert() -> nn.Module:
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 16, "max_position_embeddings": 8}
+    return BertForMaskedLM(BertConfig(num_hidden_layers=2, num_attention_heads=2, **sizes)).double()
+
+
+@pytest.mark.parametrize("make", [gpt2, bert])
+def test_hugging_face_models(make: Callable[[], nn.Module]) -> None:
+    """Flattened rows, tied embeddings, tables of positions without a batch, fused heads: all by rules."""
+    module = make()
+    batch = tokens(3, 6, vocabulary=11)
+
+    def forward(one: Any) -> Tensor:
+        return module(input_ids=one["input_ids"]).logits  # type: ignore[no-any-return]
+
+    found = PerSample(module, of_labels, torch.square, forward=forward)
+    found.add(batch)
+    assert found.slow == set()
+    module.eval()
+    for name, parameter in module.named_parameters():
+        wanted = torch.zeros_like(parameter)
+        for n in range(3):
+            one = {key: value[n : n + 1] for key, value in batch.items()}
+            (gradient,) = torch.autograd.grad(of_labels(forward(one), one).sum(), parameter, allow_unused=True)
+            wanted += 0 if gradient is None else gradient.square()
+        torch.testing.assert_close(found.totals[name], wanted, rtol=1e-9, atol=1e-16)
 
 
 class Centred(nn.Module):

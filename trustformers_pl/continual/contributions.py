@@ -179,3 +179,44 @@ class Kernel(_Formed):
         outputs = upstream.reshape(samples, -1, self.groups, self.shape[0] // self.groups, patches.shape[-1])
         found = torch.einsum("bkgop,bkgip->bgoi", outputs, patches)
         return found.reshape(samples, *self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Through(_Formed):
+    """A parameter that meets data by way of what is computed of it: a slice, a product, a table of positions.
+
+    Attributes:
+        inner: The rule for what is computed of it.
+        outcome: What is computed, with its graph.
+        parameter: The parameter.
+    """
+
+    inner: Contribution
+    outcome: Tensor
+    parameter: Tensor
+
+    @property
+    def shape(self) -> Size:
+        """Of the parameter."""
+        return self.parameter.shape
+
+    @property
+    def spread(self) -> int:  # type: ignore[override]
+        """That of the inner rule."""
+        return self.inner.spread
+
+    def gradients(self, data: Tensor, upstream: Tensor) -> Tensor:
+        """The inner rule's gradients, each taken back to the parameter."""
+        formed = self.inner.gradients(data, upstream)
+        back = [self._back(one.to(self.outcome.dtype)) for one in formed]
+        return torch.stack(back).to(formed.dtype)
+
+    def _back(self, gradient: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(
+            self.outcome,
+            self.parameter,
+            gradient.reshape(self.outcome.shape),
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from trustformers_pl.continual.terms import UsesOfBatch
 from trustformers_pl.continual.uses import Uses
@@ -76,7 +77,7 @@ class PerSample:
             ValueError: The losses are not one a sample, or depend on no parameter.
         """
         with _evaluating(self._module), torch.enable_grad():
-            with Uses(self._module) as uses:
+            with Uses(self._module, _samples(batch)) as uses:
                 losses = self._losses(self._forward(batch), batch)
             if losses.dim() not in (1, 2) or not losses.requires_grad:
                 raise ValueError(f"losses must be (B,) or (K, B) and have a gradient, not {tuple(losses.shape)}")
@@ -154,6 +155,11 @@ class PerSample:
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The type to add in: at least float32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def _samples(batch: Any) -> int | None:
+    """The first dimension of the batch's first tensor."""
+    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), None)
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from trustformers_pl.continual.contributions import Through
 from trustformers_pl.continual.layouts import Layout, fitting
 from trustformers_pl.continual.rules import READS, RULES, Found
 
@@ -48,26 +49,45 @@ class Use:
         return tuple(layout for layout in fitting(self.shape, samples) if layout in self.found.layouts)
 
 
+@dataclass(frozen=True)
+class Read:
+    """A tensor among an operation's arguments that comes of parameters alone.
+
+    Attributes:
+        tensor: The parameter itself, or what was computed of parameters and no sample: a slice, a transposed matrix, a
+            table of positions.
+        sources: Name -> parameter that it comes of.
+    """
+
+    tensor: Tensor
+    sources: Mapping[str, nn.Parameter]
+
+
 class Uses(TorchFunctionMode):
     """Within this context, the uses of a module's trainable parameters are recorded; the numbers stay the same.
 
     Operations are seen where torch dispatches them (`__torch_function__`), so a call of `F.linear` with another
     layer's weight counts as the layer's own call does. Parameters are known by identity, so tied ones are one.
 
+    Args:
+        module: Whose parameters are meant.
+        samples: How many are in the batch; None where that is not known before.
+
     Attributes:
         of: Name of a parameter -> its uses that have a rule.
         without_rule: Names of parameters that an operation without a rule read.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, samples: int | None = None) -> None:
         super().__init__()
         self.of: defaultdict[str, list[Use]] = defaultdict(list)
         self.without_rule: set[str] = set()
-        self._module = module
-        self._names = self._by_identity()
+        self._module, self._samples = module, samples
+        self._known = self._parameters()
+        self._fixed = {id(p) for p in module.parameters() if not p.requires_grad} | {id(b) for b in module.buffers()}
 
-    def _by_identity(self) -> dict[int, str]:
-        return {id(p): name for name, p in self._module.named_parameters() if p.requires_grad}
+    def _parameters(self) -> dict[int, Read]:
+        return {id(p): Read(p, {name: p}) for name, p in self._module.named_parameters() if p.requires_grad}
 
     def __torch_function__(
         self,
@@ -83,36 +103,57 @@ class Uses(TorchFunctionMode):
             with self:
                 return _opened(func)(*args, **kwargs)
         output = func(*args, **kwargs)
-        read = self._read(args, kwargs)
+        tensors = list(_tensors((*args, *kwargs.values())))
+        read = self._read(tensors)
         if read and func not in READS and torch.is_grad_enabled():
-            self._record(func, args, kwargs, output, read)
+            self._record(func, args, kwargs, output, read, alone=all(map(self._has_no_samples, tensors)))
         return output
 
-    def _read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, str]:
-        leaves = [leaf for leaf in _leaves((*args, *kwargs.values())) if leaf.requires_grad]
-        if any(id(leaf) not in self._names for leaf in leaves):
-            self._names |= self._by_identity()  # FSDP2 puts other tensors in their place during the forward pass
-        return {id(leaf): self._names[id(leaf)] for leaf in leaves if id(leaf) in self._names}
+    def _read(self, tensors: list[Tensor]) -> dict[int, Read]:
+        if any(id(one) not in self._known and one.requires_grad and isinstance(one, nn.Parameter) for one in tensors):
+            self._known |= self._parameters()  # FSDP2 puts other tensors in their place during the forward pass
+        return {id(one): self._known[id(one)] for one in tensors if id(one) in self._known}
+
+    def _has_no_samples(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._known or id(tensor) in self._fixed
 
     def _record(
-        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, read: dict[int, str]
+        self,
+        func: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        output: Any,
+        read: dict[int, Read],
+        *,
+        alone: bool,
     ) -> None:
         rule = RULES.get(func)
+        is_sampled = self._samples is None or (
+            isinstance(output, Tensor) and bool(fitting(output.shape, self._samples))
+        )
+        if (rule is not None and not is_sampled) or (alone and func is not Tensor.expand):
+            sources = {name: p for one in read.values() for name, p in one.sources.items()}
+            self._known |= {id(one): Read(one, sources) for one in _tensors((output,)) if one.requires_grad}
+            return
         if rule is not None and isinstance(output, Tensor) and output.requires_grad:
             edge = get_gradient_edge(output)
-            for one in rule(*args, **kwargs):
-                name = read.get(id(one.parameter))
-                if name is not None:
-                    del read[id(one.parameter)]
-                    data = one._replace(data=one.data.detach())
-                    self.of[name].append(Use(data, edge, output.shape, one.data._version))
-        self.without_rule.update(read.values())
+            for found in rule(*args, **kwargs):
+                if (one := read.pop(id(found.parameter), None)) is not None:
+                    self._add(one, found, edge, output.shape)
+        self.without_rule.update(name for one in read.values() for name in one.sources)
+
+    def _add(self, read: Read, found: Found, edge: GradientEdge, shape: Size) -> None:
+        version, own = found.data._version, found._replace(data=found.data.detach())
+        for name, parameter in read.sources.items():
+            if read.tensor is not parameter:
+                own = own._replace(contribution=Through(found.contribution, read.tensor, parameter))
+            self.of[name].append(Use(own, edge, shape, version))
 
 
-def _leaves(values: Iterable[Any]) -> Iterator[nn.Parameter]:
-    """Parameters among arguments, and in lists of them: operations nest them no deeper."""
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors among values, and in lists of them: operations nest them no deeper."""
     for value in chain.from_iterable(one if isinstance(one, list | tuple) else (one,) for one in values):
-        if isinstance(value, nn.Parameter):
+        if isinstance(value, Tensor):
             yield value
 
 
