@@ -9,7 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from per_sample_cases import MAKERS, Case, Classes, Pooled, gpt, images, mlp, named_padding, sequence, tokens, vectors
+from per_sample_cases import (
+    MAKERS,
+    Case,
+    Classes,
+    Pooled,
+    gpt,
+    images,
+    mlp,
+    named_padding,
+    sequence,
+    shared,
+    tokens,
+    vectors,
+)
 from torch import Tensor, nn
 
 from trustformers_pl.continual.fisher import diagonal_fisher
@@ -267,9 +280,10 @@ def test_half_precision_parameters_are_added_in_float32() -> None:
     assert_equal({k: v.double() for k, v in found.items()}, one_by_one(half.double(), batch, of_labels), 0.1)
 
 
-def test_the_exact_expectation_is_the_sum_over_labels() -> None:
+@pytest.mark.parametrize("make", [images, mlp, shared])
+def test_the_exact_expectation_is_the_sum_over_labels(make: Callable[[], Case]) -> None:
     """E_c[(grad log p(c|x))^2], written out: one gradient for each sample and class, times its probability."""
-    module, batch = images()
+    module, batch = make()
     found, _ = diagonal_fisher(module, [batch], expected)
     module.eval()
     for name, parameter in module.named_parameters():

@@ -96,14 +96,12 @@ def test_near_the_centre_single_precision_keeps_the_gradient() -> None:
 
 def test_the_implicit_gradient_is_the_formula() -> None:
     whole, w, g = task(), numbers(), numbers()
-    found = [one.clone() for one in g]
     added = ImplicitPenalty(whole, 7.0)
-    steps = [0.1, 0.2, 0.3]
-    for _ in range(2):  # the second time with what was kept
+    for step in (0.1, 0.1, 0.3, 0.0):
         found = [one.clone() for one in g]
-        added.add_(found, w, steps)
-        for one, step, x, old, f, a in zip(found, steps, w, g, whole.curvature, whole.centre, strict=True):
-            torch.testing.assert_close(one, (old + 7 * f * (x - a)) / (1 + step * 7 * f), rtol=1e-12, atol=1e-14)
+        added.add_(found, w, step)
+        for one, x, old, f, a in zip(found, w, g, whole.curvature, whole.centre, strict=True):
+            torch.testing.assert_close(one, (old + 7 * f * (x - a)) / (1 + step * 7 * f), rtol=1e-12, atol=1e-13)
 
 
 def test_gradient_descent_along_it_is_the_proximal_step() -> None:
@@ -130,15 +128,6 @@ def test_the_proximal_step_minimises_what_it_says() -> None:
 
 def penalty_with_graph(w: list[Tensor], whole: Quadratic, strength: float) -> Tensor:
     return separately(w, [whole], strength, [1.0])
-
-
-def test_a_step_size_of_zero_gives_the_explicit_gradient() -> None:
-    whole, w = task(), numbers()
-    one, other = ([torch.ones_like(x) for x in w] for _ in range(2))
-    ImplicitPenalty(whole, 2.0).add_(one, w, 0.0)
-    add_gradient_(other, w, whole, 2.0)
-    for x, y in zip(one, other, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

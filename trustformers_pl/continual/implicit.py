@@ -24,14 +24,11 @@ if TYPE_CHECKING:
 
     from trustformers_pl.continual.quadratic import Quadratic
 
-SMALLEST = 1e-12
-"""Of step sizes: a smaller one, as in a warm-up's first step, changes nothing but would overflow."""
-
 
 class ImplicitPenalty:
     """Adds the penalty to gradients so that the optimizer's step contains its implicit step.
 
-    What depends on the strength and the step size alone is computed again only when they change.
+    Parameters of one step size belong to one of these; an optimizer with groups has one for each group.
 
     Args:
         quadratic: The penalty, in the types and layouts of the gradients.
@@ -41,29 +38,26 @@ class ImplicitPenalty:
     def __init__(self, quadratic: Quadratic, strength: float) -> None:
         self.quadratic = quadratic
         self.strength = strength
-        self._steps: list[float] = []
-        self._shares: Sequence[Tensor] = ()
+        self._softness = [one.mul(strength).reciprocal_() for one in quadratic.curvature]
+        self._divisor: tuple[float, Sequence[Tensor]] = (-1.0, ())
 
     @torch.no_grad()
-    def add_(self, gradients: Sequence[Tensor], weights: Sequence[Tensor], steps: float | Sequence[float]) -> None:
+    def add_(self, gradients: Sequence[Tensor], weights: Sequence[Tensor], step: float) -> None:
         """Make of each gradient g, in place, (g + strength F (w - a)) / (1 + step strength F).
 
-        That is g + t / (1 + t) ((w - a) / step - g) with t = step strength F: the larger t, the more of what leads to
-        the centre in one step, in place of g.
+        As g + (w - a - step g) / (step + q) with the softness q = 1 / (strength F), infinite where F is 0: that passes
+        over the numbers least often. What holds as long as the step size stays is kept.
 
         Args:
             gradients: Of the loss.
             weights: In the order of the gradients and the quadratic.
-            steps: Learning rate, of all or of each parameter.
+            step: The learning rate; 0 gives the explicit gradient.
         """
-        each = [steps] * len(gradients) if isinstance(steps, int | float) else list(steps)
-        each = [max(step, SMALLEST) for step in each]
-        if each != self._steps:
-            scaled = torch._foreach_mul(list(self.quadratic.curvature), [self.strength * step for step in each])
-            self._steps, self._shares = each, shares(scaled)
-        back = torch._foreach_sub(list(weights), list(self.quadratic.centre))
-        torch._foreach_mul_(back, [1 / step for step in each])
-        torch._foreach_lerp_(list(gradients), back, list(self._shares))
+        if step != self._divisor[0]:
+            self._divisor = step, torch._foreach_add(self._softness, step)
+        off = torch._foreach_sub(list(weights), list(self.quadratic.centre))
+        torch._foreach_add_(off, list(gradients), alpha=-step)
+        torch._foreach_addcdiv_(list(gradients), off, list(self._divisor[1]))
 
 
 @torch.no_grad()

@@ -38,6 +38,10 @@ LIMIT = 32 * 2**20
 class PerSample:
     """Adds up measured per-sample gradients, batch by batch.
 
+    With FSDP2 each rank has the sums of its own samples, in whole tensors, to be added over ranks. Batches must then
+    have the same shapes on all ranks, as every rank must take part in each backward pass; and a parameter that is used
+    only inside a custom `autograd.Function` is not found out there, and gets 0.
+
     Args:
         module: Whose trainable parameters are meant. It runs in evaluation mode: no dropout, running statistics.
         losses: `losses(outputs, batch)`, each sample's loss (B,), or (K, B): the measures of K losses are added.
@@ -63,12 +67,15 @@ class PerSample:
         limit: int = LIMIT,
         check: bool = True,
     ) -> None:
-        self.totals = {name: torch.zeros_like(p, dtype=wide(p.dtype)) for name, p in _trainable(module).items()}
+        self.totals = {
+            name: torch.zeros(p.shape, dtype=wide(p.dtype), device=p.device) for name, p in _trainable(module).items()
+        }
         self.samples = 0
         self.slow: set[str] = set()
         self._module, self._forward, self._losses, self._measure = module, forward or module, losses, measure
         self._limit, self._check = limit, check
         self._verified: dict[Any, tuple[Layout, ...]] = {}
+        self._in_graph: dict[str, nn.Parameter] = {}
 
     def add(self, batch: Any) -> None:
         """Add the samples of a batch.
@@ -89,14 +96,23 @@ class PerSample:
         """Add the measures of K losses (K, B)."""
         self._mark(uses.without_rule, "an operation without a rule uses it")
         self._mark({n for n, of in uses.of.items() if not all(u.unchanged for u in of)}, "its input changes in place")
+        self._in_graph = uses.in_graph
         batch = UsesOfBatch(uses.of, losses.shape[1])
         fast = self._layouts(losses[0], batch)
         slow = [name for name in self.totals if name in self.slow]
+        folds: dict[str, tuple[Terms, Tensor]] = {}
         for number, row in enumerate(losses, start=1):
             upstream = batch.upstream(row.sum(), [*fast], keep=bool(slow) or number < len(losses))
             for name, layouts in fast.items():
-                self._add_fast(name, batch.terms(name, layouts, upstream, self.totals[name].dtype))
+                terms = batch.terms(name, layouts, upstream, self.totals[name].dtype)
+                squares = terms.squares_of_outputs(self._measure) if len(losses) > 1 else None
+                if squares is None:
+                    self._add_fast(name, terms)
+                else:
+                    folds[name] = terms, squares + folds[name][1] if name in folds else squares
             self._add_slow(row, slow)
+        for name, (terms, squares) in folds.items():
+            self.totals[name] += terms.folded(squares, self._measure)
 
     def _layouts(self, losses: Tensor, batch: UsesOfBatch) -> dict[str, tuple[Layout, ...]]:
         """Where the samples stand in each use of each parameter that is not slow."""
@@ -142,8 +158,7 @@ class PerSample:
                     self.totals[name] += self._measure(gradient.to(self.totals[name].dtype))
 
     def _autograd(self, loss: Tensor, names: list[str]) -> tuple[Tensor | None, ...]:
-        parameters = _trainable(self._module)
-        inputs = [parameters[name] for name in names]
+        inputs = [self._in_graph[name] for name in names]
         return torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
 
     def _mark(self, names: set[str], reason: str) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from trustformers_pl.continual.contributions import Matrix
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -38,6 +40,24 @@ class Terms:
             return None
         contribution, data, upstream = self.parts[0]
         return contribution.measured(self._wide(data), self._wide(upstream), measure)
+
+    def squares_of_outputs(self, measure: Measure) -> Tensor | None:
+        """The measured gradients of the output, where all that is needed of several losses is their sum (see `folded`).
+
+        That is a matrix with one position a sample: sum_k (g_k^2)^T x^2 = (sum_k g_k^2)^T x^2.
+        """
+        if len(self.parts) != 1:
+            return None
+        contribution, data, upstream = self.parts[0]
+        return measure(self._wide(upstream)) if isinstance(contribution, Matrix) and data.dim() == 2 else None
+
+    def folded(self, outputs: Tensor, measure: Measure) -> Tensor:
+        """The measured sum over samples and losses, of the sum over losses of `squares_of_outputs`."""
+        contribution, data, _ = self.parts[0]
+        found = contribution.measured(measure(self._wide(data)), outputs, lambda x: x)
+        if found is None:
+            raise TypeError(f"{type(contribution).__name__} has no closed form")
+        return found
 
     def formed(self, limit: int) -> Iterator[tuple[Tensor, slice]]:
         """Per-sample gradients (b, *shape) of some samples, and which.

@@ -76,12 +76,14 @@ class Uses(TorchFunctionMode):
     Attributes:
         of: Name of a parameter -> its uses that have a rule.
         without_rule: Names of parameters that an operation without a rule read.
+        in_graph: Name -> the parameter that was read, which under FSDP2 is not the module's outside a forward pass.
     """
 
     def __init__(self, module: nn.Module, samples: int | None = None) -> None:
         super().__init__()
         self.of: defaultdict[str, list[Use]] = defaultdict(list)
         self.without_rule: set[str] = set()
+        self.in_graph = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._module, self._samples = module, samples
         self._known = self._parameters()
         self._fixed = {id(p) for p in module.parameters() if not p.requires_grad} | {id(b) for b in module.buffers()}
@@ -106,6 +108,8 @@ class Uses(TorchFunctionMode):
         tensors = list(_tensors((*args, *kwargs.values())))
         read = self._read(tensors)
         if read and func not in READS and torch.is_grad_enabled():
+            for one in read.values():
+                self.in_graph.update(one.sources)
             self._record(func, args, kwargs, output, read, alone=all(map(self._has_no_samples, tensors)))
         return output
 
