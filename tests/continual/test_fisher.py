@@ -24,6 +24,7 @@ from per_sample_cases import (
     vectors,
 )
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trustformers_pl.continual.fisher import diagonal_fisher
 from trustformers_pl.continual.likelihood import cross_entropies, empirical, expected, sampled
@@ -223,6 +224,29 @@ def test_inputs_that_change_in_place() -> None:
     module, batch = Classes(ChangesItsInput(), nn.Linear(5, 3)), vectors(4, 5)
     found, _ = diagonal_fisher(module, [batch], of_labels)
     assert_equal(found, one_by_one(module, batch, of_labels))
+
+
+class Checkpointed(nn.Module):
+    """Computes its activations again in the backward pass."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("losses", [of_labels, expected])
+def test_activation_checkpointing_changes_nothing(losses: Losses) -> None:
+    module, batch = sequence()
+    wanted, _ = diagonal_fisher(module, [batch], losses)
+    module.body = nn.Sequential(Checkpointed(module.body[:3]), *module.body[3:])
+    found = PerSample(module, losses, torch.square)
+    found.add(batch)
+    assert found.slow == set()
+    for one, other in zip(found.totals.values(), wanted.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=0)
 
 
 def test_another_shape_may_have_another_layout() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from per_sample_cases import Case, gpt, images, mlp, odd, sequence
 from torch import nn
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
 from torch.nn import functional as F
 
 from trustformers_pl.continual.mas import answer_sensitivity, squared_norms
@@ -98,3 +99,19 @@ def test_si_of_half_precision_is_added_in_float32() -> None:
     path.add_([torch.full((2,), -1e-3, dtype=torch.bfloat16)], w)
     assert path.omega[0].dtype == torch.float32
     torch.testing.assert_close(path.omega[0].double(), torch.full((2,), 5e-4), rtol=4e-3, atol=0)
+
+
+def test_si_is_the_same_on_shards() -> None:
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    mesh = init_device_mesh("cpu", (1,))
+    start, end, gradient = (torch.randn(4, 3) for _ in range(3))
+
+    def importance(lay: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        path = PathIntegral.at([lay(start)])
+        path.add_([lay(gradient)], [lay(end)])
+        (found,) = path.importance([lay(end)])
+        return found
+
+    found = importance(lambda x: distribute_tensor(x, mesh, [Shard(0)]))
+    assert isinstance(found, DTensor)
+    torch.testing.assert_close(found.full_tensor(), importance(torch.clone))

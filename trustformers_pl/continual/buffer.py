@@ -101,8 +101,9 @@ def _mapped(folder: Path, name: str, capacity: int, value: Tensor) -> Tensor:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            # A hole in a file is filled when it is written to, where a full disk would kill the process.
-            os.posix_fallocate(file.fileno(), 0, numbers * value.dtype.itemsize)
+            if hasattr(os, "posix_fallocate"):  # not everywhere
+                # A hole in a file is filled when it is written to, where a full disk would kill the process.
+                os.posix_fallocate(file.fileno(), 0, numbers * value.dtype.itemsize)
     except OSError as error:
         raise DataError(f"replay: {path}: {error.strerror}; choose another folder or a smaller budget") from error
     return torch.from_file(str(path), shared=True, size=numbers, dtype=value.dtype).view(capacity, *value.shape)

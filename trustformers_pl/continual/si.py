@@ -50,7 +50,8 @@ class PathIntegral:
         moved = torch._foreach_sub(now, self.before)
         wide = [gradient.to(one.dtype) for gradient, one in zip(gradients, self.omega, strict=True)]
         torch._foreach_addcmul_(self.omega, moved, wide, value=-1.0)
-        torch._foreach_copy_(self.before, now)
+        for old, new in zip(self.before, now, strict=True):
+            old.copy_(new)  # one by one: of lists, DTensor has no copy
 
     @torch.no_grad()
     def importance(self, weights: Sequence[Tensor], *, damping: float = 0.1) -> list[Tensor]:
