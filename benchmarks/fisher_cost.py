@@ -117,12 +117,12 @@ def main() -> None:
 
 
 ROWS: list[tuple[str, Callable[[], Job], int, int]] = [
-    ("mlp", mlp, 10, 256),
-    ("mlp", mlp, 32, 256),
-    ("mlp", mlp, 64, 256),
-    ("mlp", mlp, 128, 256),
+    ("mlp", mlp, 10, 1024),
+    ("mlp", mlp, 32, 1024),
+    ("mlp", mlp, 64, 1024),
+    ("mlp", mlp, 128, 1024),
     ("mlp", mlp, 128, 128),
-    ("mlp, 10 labels", mlp_expected, 64, 256),
+    ("mlp, 10 labels", mlp_expected, 64, 1024),
     ("gpt", gpt, 8, 8),
     ("gpt", gpt, 16, 8),
 ]
