@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from per_sample_cases import (
     images,
     mlp,
     named_padding,
+    odd,
     sequence,
     shared,
     tokens,
@@ -224,6 +226,15 @@ def test_inputs_that_change_in_place() -> None:
     module, batch = Classes(ChangesItsInput(), nn.Linear(5, 3)), vectors(4, 5)
     found, _ = diagonal_fisher(module, [batch], of_labels)
     assert_equal(found, one_by_one(module, batch, of_labels))
+
+
+def test_the_first_tensor_of_a_batch_need_not_have_a_row_a_sample() -> None:
+    """What met no sample is told by their number, which is that of the losses."""
+    module, batch = odd()
+    found = PerSample(module, of_labels, torch.square)
+    found.add(UserDict({"about": torch.zeros(5, 3)} | batch))
+    assert found.slow == set()
+    assert_equal(found.totals, one_by_one(module, batch, of_labels))
 
 
 class Checkpointed(nn.Module):

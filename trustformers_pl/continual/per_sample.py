@@ -13,6 +13,7 @@ sample by sample from then on.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +85,19 @@ class PerSample:
             ValueError: The losses are not one a sample, or depend on no parameter.
         """
         with _evaluating(self._module), torch.enable_grad():
-            with Uses(self._module, _samples(batch)) as uses:
-                losses = self._losses(self._forward(batch), batch)
+            guess = _samples(batch)
+            losses, uses = self._recorded(batch, guess)
+            if guess != losses.shape[-1:].numel():
+                losses, uses = self._recorded(batch, losses.shape[-1:].numel())
             if losses.dim() not in (1, 2) or not losses.requires_grad:
                 raise ValueError(f"losses must be (B,) or (K, B) and have a gradient, not {tuple(losses.shape)}")
             with torch.autocast(losses.device.type, enabled=False):
                 self._add(losses.reshape(-1, losses.shape[-1]), uses)
         self.samples += losses.shape[-1]
+
+    def _recorded(self, batch: Any, samples: int | None) -> tuple[Tensor, Uses]:
+        with Uses(self._module, samples) as uses:
+            return self._losses(self._forward(batch), batch), uses
 
     def _add(self, losses: Tensor, uses: Uses) -> None:
         """Add the measures of K losses (K, B)."""
@@ -173,8 +180,9 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _samples(batch: Any) -> int | None:
-    """The first dimension of the batch's first tensor."""
-    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    """The first dimension of the batch's first tensor: a guess, which the losses confirm."""
+    leaves = tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), None)
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
