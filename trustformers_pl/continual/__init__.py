@@ -1,0 +1,1 @@
+"""Continual learning: importance of weights, distillation, memories, progressive networks, and what is forgotten."""
