@@ -117,6 +117,11 @@ class ResumableLoader(Positioned):
         )
 
     @property
+    def mixes(self) -> tuple[Callable[[Any, int, int, int], Any], ...]:
+        """The functions of the phase MIX."""
+        return self._phases.mix
+
+    @property
     def count_varies(self) -> bool:
         """Whether epochs may differ in their number of batches: a feature orders or batches the samples."""
         return self._batches.count_varies

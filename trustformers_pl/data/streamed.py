@@ -69,6 +69,11 @@ class StreamedLoader(Positioned):
             **worker_settings(loader),
         )
 
+    @property
+    def mixes(self) -> tuple[Callable[[Any, int, int, int], Any], ...]:
+        """The functions of the phase MIX."""
+        return self._phases.mix
+
     def __len__(self) -> int:
         """Number of batches of this rank's epoch, where the dataset has a length.
 

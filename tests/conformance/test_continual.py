@@ -1,0 +1,29 @@
+"""Features of continual learning through the kit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from trustformers_pl.testing import Conformance
+
+if TYPE_CHECKING:
+    from trustformers_pl.testing.sections import Sections
+
+
+class TestReplay(Conformance):
+    plugin = "replay"
+    neutral: ClassVar[Sections] = {"capacity": 8, "batch": 0}
+
+
+class TestReplayOnDisk(Conformance):
+    plugin = "replay"
+    section: ClassVar[Sections] = {"bytes": 4096, "batch": 3, "where": "disk"}
+
+
+class TestDER(Conformance):
+    plugin = "der"
+
+
+class TestLwF(Conformance):
+    plugin = "lwf"
+    neutral: ClassVar[Sections] = {"from_start": True, "alpha": 0.0}

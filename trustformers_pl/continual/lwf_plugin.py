@@ -1,0 +1,89 @@
+"""The section `lwf`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from trustformers_pl.hookspecs import hookimpl
+from trustformers_pl.parts import Part, part
+from trustformers_pl.plugins import Plugin
+from trustformers_pl.traits import Refusal, Trait, Traits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trustformers_pl.plan import Plan
+    from trustformers_pl.run import Run
+
+
+class LwFPlugin(Plugin):
+    """Learning without forgetting: the network before this task teaches the outputs that it knew."""
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"from_start": True})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The `lwf` section."""
+
+        alpha: float = 1.0
+        """Weight of the term (lambda_o of Li & Hoiem 2016)."""
+        temperature: float = 2.0
+        """T of both softmaxes; the term has the factor T^2."""
+        from_start: bool = False
+        """Let the weights at the start of the run teach from the first step on, for a pretrained model."""
+        heads: Literal["auto", "one", "each"] = "auto"
+        """`one` softmax over the outputs that old tasks knew, or one for `each` old task; `auto`: `each` where
+        `tasks.scenario` is `task`."""
+        cache: bool = False
+        """Compute the old answers to a task's training data when it begins, and keep no teacher."""
+
+        def __post_init__(self) -> None:
+            """Refuse what teaches nothing."""
+            if self.alpha < 0 or self.temperature <= 0:
+                raise ValueError("alpha must not be negative, and temperature must be positive")
+
+    config: Config
+
+    @classmethod
+    def traits(cls, config: Any) -> Traits:
+        """A teacher is whole on each rank; kept answers are not its weights."""
+        whole = Refusal(
+            trait=Trait.DEFERRED_VALUES,
+            reason="each rank would hold a whole teacher beside its shard of the weights",
+            mend="use lwf.cache=true, which keeps the teacher's answers, or zero.stage=2",
+        )
+        return Traits(refuses=() if config.cache else (whole,), after=frozenset({"tasks"}))
+
+    @hookimpl
+    def check(self, plan: Plan) -> list[str]:
+        """Answers are kept when a task begins, of its own data."""
+        sections = {plugin.name for plugin in plan.plugins}
+        place = plan.place(self.name)
+        if not self.config.from_start and "tasks" not in sections:
+            return [f"{place}: lwf has no teacher before a task ends; add the section `tasks`, or lwf.from_start=true"]
+        if not self.config.cache:
+            return []
+        if "tasks" not in sections:
+            return [f"{place}: lwf.cache keeps answers when a task begins; add the section `tasks`"]
+        replaying = sorted({"replay", "der"} & sections)
+        return [f"{place}: lwf.cache has no answers to replayed samples; remove {one} or cache" for one in replaying]
+
+    @hookimpl
+    def callbacks(self, plan: Plan) -> list[Part]:
+        """The callback that keeps the teacher."""
+        del plan
+        return [part("trustformers_pl.continual:LwF", **self.written())]
+
+    @hookimpl
+    def loss_terms(self, plan: Plan) -> list[Part]:
+        """The term."""
+        del plan
+        return [part("trustformers_pl.continual:lwf_term", self.config.alpha, self.config.temperature)]
+
+    @hookimpl
+    def probe(self, run: Run) -> str | None:
+        """How many batches the teacher saw."""
+        taught = sum(callback.loss.taught for callback in run.callbacks("LwF"))
+        return f"{taught} batches compared with old answers" if taught else None
