@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trustformers_pl.continual.memory import herding, quotas
 from trustformers_pl.continual.asking import evaluating, task_batches
+from trustformers_pl.continual.memory import herding, quotas
 from trustformers_pl.continual.rows import labels_of, rows_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def chosen_exemplars(
 
 def _shortened(groups: list[list[int]], shares: list[int]) -> Tensor:
     """The slots of the first choices of each group."""
-    slots, start = [], 0
+    slots: list[int] = []
+    start = 0
     for (_, _, number), share in zip(groups, shares, strict=True):
         slots.extend(range(start, start + share))
         start += number

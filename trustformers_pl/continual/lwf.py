@@ -9,8 +9,8 @@ from lightning.pytorch import Callback
 from typing_extensions import override
 
 from trustformers_pl.continual.answers import CachedAnswers, asked
-from trustformers_pl.continual.lwf_loss import Distillation, lwf_term
 from trustformers_pl.continual.asking import tasks_of
+from trustformers_pl.continual.lwf_loss import Distillation, lwf_term
 from trustformers_pl.continual.teacher import copied, snapshot
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.shards import are_sharded
@@ -99,9 +99,9 @@ class LwF(Callback):
         if self._weights is not None:
             self.loss.answers = copied(pl_module, self._weights)
         elif self.from_start and not self.cache and self.loss.answers is None and not trainer.global_step:
-            self._teach(trainer, pl_module)
+            self._teach(pl_module)
 
-    def _teach(self, trainer: Trainer, module: LightningModule) -> None:
+    def _teach(self, module: LightningModule) -> None:
         self._weights = snapshot(module)
         self.loss.answers = copied(module, self._weights)
 
@@ -114,7 +114,7 @@ class LwF(Callback):
         """Take the weights as the teacher of what comes."""
         self.loss.heads = self._heads_after(trainer, task)
         if not self.cache:
-            self._teach(trainer, pl_module)
+            self._teach(pl_module)
 
     def _heads_after(self, trainer: Trainer, task: int) -> list[torch.Tensor]:
         tasks = tasks_of(trainer)

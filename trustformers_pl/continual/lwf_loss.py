@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,9 +10,6 @@ from torch import Tensor
 from trustformers_pl.continual.distillation import lwf_loss
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.steps import LossTerm
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 NAME = "lwf"
 
@@ -87,14 +84,10 @@ def labels_for(module: Any, outputs: Tensor, batch: Any) -> Tensor:
     if callable(getattr(module, "labels", None)):
         found = module.labels(batch)
     elif hasattr(batch, "keys"):
-        found = _labels_in(batch)
+        found = batch["labels"] if "labels" in batch else None  # noqa: SIM401 - Hugging Face's batches have no `get`
     if isinstance(found, Tensor) and found.shape == outputs.shape[:-1]:
         return found
     return torch.zeros(outputs.shape[:-1], dtype=torch.int64, device=outputs.device)
-
-
-def _labels_in(batch: Mapping[str, Tensor]) -> Tensor | None:
-    return batch["labels"] if "labels" in batch else None
 
 
 def lwf_term(alpha: float, temperature: float = 2.0) -> LossTerm:

@@ -70,5 +70,5 @@ def _refuse_without_length(loaders: list[Any]) -> None:
         try:
             len(loader)
         except (TypeError, NotImplementedError) as error:
-            # Batches would be fetched before the ones before them were trained on: the memory is another after a resume.
+            # Batches would be fetched before the ones before them were trained on: a resumed run's memory is another.
             raise RefusedError("replay: the training data have no length; give a dataset with one") from error

@@ -92,7 +92,7 @@ def labels_of(rows: Mapping[str, Tensor], section: str = "replay") -> Tensor:
     Raises:
         DataError: There are none, or a row has several.
     """
-    name = LABELS if LABELS in rows else next(reversed(rows))
+    name = LABELS if LABELS in rows else list(rows)[-1]
     labels = rows[name]
     if labels.ndim != 1 or labels.is_floating_point() or (name != LABELS and not name.isdigit()):
         raise DataError(

@@ -115,6 +115,6 @@ def _refuse_no_room(budget: int, folder: Path, section: str) -> None:
     free = shutil.disk_usage(there).free
     if budget > free:
         raise DataError(
-            f"{section}: bytes: a rank's share is {budget} bytes, and {there} has {free} left; choose another folder or "
-            "a smaller budget"
+            f"{section}: bytes: a rank's share is {budget} bytes, and {there} has {free} left; choose another "
+            "folder or a smaller budget"
         )
