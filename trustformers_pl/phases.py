@@ -42,7 +42,10 @@ class DataPhase(StrEnum):
     SOURCE = "source"
     """`(dataset) -> dataset`."""
     ORDER = "order"
-    """`(indices, epoch, seed) -> indices`, (N,) int64 to (M,) int64: each gets the one before's answer."""
+    """`(indices, epoch, seed) -> indices`, (N,) int64 to (M,) int64: each gets the one before's answer.
+
+    One with a method `prepare(dataset, batch)` is told before that which dataset has the indices, and how many samples
+    `batch()` a global batch has."""
     BATCH = "batch"
     """`(indices, batch_size, epoch, seed) -> list of indices`: the global batches. One owner: claim `data-batch`."""
     MIX = "mix"

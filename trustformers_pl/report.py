@@ -21,6 +21,7 @@ class ReportTable:
     Attributes:
         columns: The header.
         rows: As many cells each; numbers stand right, None is an empty cell.
+        heat: The lowest and the highest number: `report.html` shades fractional numbers in between, a heat map.
 
     Raises:
         ValueError: A row has another number of cells.
@@ -28,6 +29,7 @@ class ReportTable:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    heat: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no table."""

@@ -58,6 +58,9 @@ class Trait(StrEnum):
     SECOND_ORDER = "second-order-gradients"
     """The training step differentiates through gradients. By meta-learning; refused where weights are freed in the
     backward pass."""
+    TASKS = "tasks"
+    """The data come as one task after another, and callbacks are told where each begins and ends. By `tasks`; for
+    features that keep what earlier tasks taught."""
     DEFERRED_VALUES = "deferred-values"
     """The module is built on the meta device, and gets its values where they will lie. By sharding of weights; asked
     for by the engine when it builds the module."""

@@ -1,4 +1,4 @@
-"""Features of continual learning through the kit."""
+"""Continual learning through the kit."""
 
 from __future__ import annotations
 
@@ -27,3 +27,23 @@ class TestDER(Conformance):
 class TestLwF(Conformance):
     plugin = "lwf"
     neutral: ClassVar[Sections] = {"from_start": True, "alpha": 0.0}
+
+
+class TestTasks(Conformance):
+    plugin = "tasks"
+    neutral: ClassVar[Sections] = {"scenario": "domain", "number": 1, "epochs": 100}
+
+
+class TestEWC(Conformance):
+    plugin = "ewc"
+    neutral: ClassVar[Sections] = {"strength": 0.0}
+
+
+class TestSI(Conformance):
+    plugin = "si"
+    neutral: ClassVar[Sections] = {"strength": 0.0}
+
+
+class TestMAS(Conformance):
+    plugin = "mas"
+    neutral: ClassVar[Sections] = {"strength": 0.0}

@@ -7,19 +7,48 @@ from trustformers_pl.lazy import exports
 if TYPE_CHECKING:
     from trustformers_pl.continual.dark import DarkReplay
     from trustformers_pl.continual.dark_loss import dark_term, dark_weights
+    from trustformers_pl.continual.ewc import EWC
+    from trustformers_pl.continual.heads import TaskHeads
     from trustformers_pl.continual.lwf import LwF
     from trustformers_pl.continual.lwf_loss import lwf_term
+    from trustformers_pl.continual.matrix import AccuracyMatrix
     from trustformers_pl.continual.mixing import ReplayedRows
+    from trustformers_pl.continual.order import TaskOrder
+    from trustformers_pl.continual.path_penalty import SI
     from trustformers_pl.continual.replay import Replay
+    from trustformers_pl.continual.sensitivity_penalty import MAS
+    from trustformers_pl.continual.tasks import Tasks
 
-__all__ = ["DarkReplay", "LwF", "Replay", "ReplayedRows", "dark_term", "dark_weights", "lwf_term"]
+__all__ = [
+    "EWC",
+    "MAS",
+    "SI",
+    "AccuracyMatrix",
+    "DarkReplay",
+    "LwF",
+    "Replay",
+    "ReplayedRows",
+    "TaskHeads",
+    "TaskOrder",
+    "Tasks",
+    "dark_term",
+    "dark_weights",
+    "lwf_term",
+]
 __getattr__, __dir__ = exports(
     __name__,
     {
+        "AccuracyMatrix": "matrix",
         "DarkReplay": "dark",
+        "EWC": "ewc",
         "LwF": "lwf",
+        "MAS": "sensitivity_penalty",
         "Replay": "replay",
         "ReplayedRows": "mixing",
+        "SI": "path_penalty",
+        "TaskHeads": "heads",
+        "TaskOrder": "order",
+        "Tasks": "tasks",
         "dark_term": "dark_loss",
         "dark_weights": "dark_loss",
         "lwf_term": "lwf_loss",

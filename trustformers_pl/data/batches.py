@@ -103,19 +103,19 @@ class SeekableBatches(Sampler[tuple[Any, ...]]):
     def count(self, epoch: int) -> int:
         """Number of batches in an epoch, the same on every rank."""
         if self.visited is None or self.count_varies:
-            return len(self._global_batches(epoch))
-        return slice_count(self.visited, self._global_size(), drop_last=self.drop_last)
+            return len(self.global_batches(epoch))
+        return slice_count(self.visited, self.global_size(), drop_last=self.drop_last)
 
     def samples_in(self, epoch: int, batch: int) -> int:
         """Samples in a global batch of an epoch."""
-        return len(self._global_batches(epoch)[batch])
+        return len(self.global_batches(epoch)[batch])
 
     def __len__(self) -> int:
         return self.count(self.epoch)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         epoch, (rank, ranks) = self.epoch, self.ranks()
-        batches = self._global_batches(epoch)
+        batches = self.global_batches(epoch)
         keys = self._keys(epoch, batches, rank, ranks)
         if not self.spares:
             return keys
@@ -143,11 +143,13 @@ class SeekableBatches(Sampler[tuple[Any, ...]]):
             found += batches[(number + following) % len(batches)].tolist()
         return found
 
-    def _global_size(self) -> int:
+    def global_size(self) -> int:
+        """Samples in a whole global batch."""
         return (self.batch_size or 1) * self.ranks()[1]
 
-    def _global_batches(self, epoch: int) -> Slices | list[Tensor]:
-        size = self._global_size()
+    def global_batches(self, epoch: int) -> Slices | list[Tensor]:
+        """The batches of an epoch as indices, of all ranks together."""
+        size = self.global_size()
         if self._made is None or self._made[0] != (epoch, size):
             self._made = (epoch, size), self._make(epoch, size)
         return self._made[1]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 from trustformers_pl.data.batches import SeekableBatches
 from trustformers_pl.data.deaths import whole_batches
 from trustformers_pl.data.eligible import decides_batches, is_usual, why_not_resumable
+from trustformers_pl.data.failures import Told
 from trustformers_pl.data.order import counter_seed, epoch_order
 from trustformers_pl.data.phases import DataPhases
 from trustformers_pl.data.position import Positioned
@@ -22,7 +23,9 @@ from trustformers_pl.data.streamed import StreamedLoader
 from trustformers_pl.data.taken_over import as_fetched, worker_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
 
     from trustformers_pl.data.batches import Order
     from trustformers_pl.data.failures import Note
@@ -90,6 +93,7 @@ class ResumableLoader(Positioned):
             phases=self._phases,
             ranks=ranks,
         )
+        self._phases.prepare(self.dataset, self._batches.global_size)
         self._note: Note | None = None
         self._loader = self._rebuilt(loader, SeededBatches(self.dataset, loader.collate_fn, seed=self._seed))
 
@@ -134,6 +138,28 @@ class ResumableLoader(Positioned):
     def samples_in(self, batch: int) -> int:
         """Samples in a batch of all ranks together, without those that ranks repeat to have something to do."""
         return self._batches.samples_in(self._epoch, batch)
+
+    def batches_in(self, epoch: int) -> Sequence[Tensor]:
+        """The global batches of an epoch, as indices of the dataset: (B,) int64 each."""
+        return self._batches.global_batches(epoch)
+
+    def of_samples(self, indices: Tensor, batch_size: int) -> Iterator[Any]:
+        """Collated batches of some samples in their order, without MIX: for passes over them outside of training.
+
+        Nothing is disturbed: samples are read in this process, those with augmentation as in epoch 0.
+
+        Args:
+            indices: (N,) int64.
+            batch_size: Samples in a batch; the last one may have fewer.
+
+        Raises:
+            FetchError: A sample or its collation raised.
+        """
+        fetched: Any = self._loader.dataset
+        plain = SeededBatches(self.dataset, fetched.collate_fn, seed=self._seed)
+        for part in indices.split(batch_size):
+            batch = plain[0, part.tolist()]
+            yield batch.delivered(None) if isinstance(batch, Told) else batch
 
     def __len__(self) -> int:
         """Number of batches in the whole epoch that comes next, wherever the iteration starts; equal on all ranks."""

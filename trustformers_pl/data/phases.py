@@ -113,6 +113,17 @@ class DataPhases:
                 )
         return dataset
 
+    def prepare(self, dataset: Any, batch: Callable[[], int]) -> None:
+        """Tell the functions of ORDER that ask for it, by a method `prepare(dataset, batch)`, what they order.
+
+        Args:
+            dataset: After SOURCE.
+            batch: Gives the number of samples in a global batch, when the ranks are known.
+        """
+        for function in self.order:
+            if hasattr(function, "prepare"):
+                function.prepare(dataset, batch)
+
     def ordered(self, indices: Tensor, epoch: int, seed: int, length: int) -> Tensor:
         """The epoch's indices, of a dataset of this length, after ORDER: (N,) int64 to (M,) int64.
 

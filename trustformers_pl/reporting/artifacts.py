@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.reporting.extremes import best_of, direction
@@ -9,7 +10,7 @@ from trustformers_pl.reporting.markup import markdown, table, tag, text
 from trustformers_pl.reporting.overview import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from trustformers_pl.report import Cell
     from trustformers_pl.reporting.folder import RunFolder
@@ -107,10 +108,35 @@ def section(content: Mapping[str, Any], first_chart: int, charts: int) -> str:
     """
     parts = [markdown(str(content["text"]))] if content.get("text") else []
     if content.get("table"):
-        parts.append(table(content["table"]["columns"], content["table"]["rows"]))
+        rows = content["table"]["rows"]
+        parts.append(table(content["table"]["columns"], rows, marked=heat(rows, content["table"].get("heat"))))
     if charts:
         places = range(first_chart, first_chart + charts)
         parts.append(
             tag("div", "".join(tag("div", "", class_="chart", data_chart=str(n)) for n in places), class_="charts")
         )
     return "".join(parts)
+
+
+HEATS = 10
+
+
+def heat(rows: Sequence[Sequence[Any]], limits: Sequence[float] | None) -> dict[tuple[int, int], str]:
+    """The classes that shade the fractional numbers of a table: a heat map.
+
+    Args:
+        rows: Cells.
+        limits: The numbers without shade and with all of it; None shades nothing.
+
+    Returns:
+        (row, column) -> `heat h0` to `heat h10`.
+    """
+    if limits is None:
+        return {}
+    low, high = limits
+    return {
+        (r, c): f"heat h{round(min(max((cell - low) / (high - low), 0.0), 1.0) * HEATS)}"
+        for r, row in enumerate(rows)
+        for c, cell in enumerate(row)
+        if isinstance(cell, float) and math.isfinite(cell)
+    }

@@ -1,0 +1,65 @@
+"""Importances from one pass over a task's training data: of EWC and of MAS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trustformers_pl.continual.passes import forward, parts
+from trustformers_pl.continual.per_sample import PerSample
+from trustformers_pl.continual.tasks import tasks_of
+from trustformers_pl.loss_window import sum_over_data_ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
+
+    from trustformers_pl.continual.contributions import Measure
+
+
+def mean_over_task(
+    trainer: Trainer,
+    module: LightningModule,
+    task: int,
+    losses: Callable[[Tensor, Any], Tensor],
+    measure: Measure,
+    *,
+    batch_size: int,
+    limit: int | None,
+) -> dict[str, Tensor]:
+    """The mean over a task's samples of the measured gradient of each sample's loss, over all ranks. Collective.
+
+    Each rank takes its share of the samples; where shares are not equal, one that only fills up counts nothing.
+
+    Args:
+        trainer: Of the run.
+        module: Its module; in evaluation mode meanwhile.
+        task: Whose samples.
+        losses: Of logits and batch: (B,) or (K, B).
+        measure: `torch.square` or `torch.abs`.
+        batch_size: Samples of a rank's batch.
+        limit: Most samples of the task that are taken.
+
+    Returns:
+        Name of a parameter -> mean, whole and equal on all ranks, at least in float32.
+    """
+    tasks = tasks_of(trainer, "an importance")
+    indices = tasks.indices(task, limit)
+    counted: list[Tensor] = []
+
+    def of_real_ones(outputs: Tensor, batch: Any) -> Tensor:
+        found = losses(outputs, batch)
+        return found * counted[-1].to(found.dtype)
+
+    pass_ = PerSample(module, of_real_ones, measure, forward=lambda batch: forward(trainer, module, batch))
+    for batch, real in parts(trainer, tasks.loader, indices, batch_size):
+        counted.append(real)
+        pass_.add(batch)
+    with torch.no_grad():
+        return {
+            name: sum_over_data_ranks(total, module).to(total.device) / len(indices)
+            for name, total in pass_.totals.items()
+        }
