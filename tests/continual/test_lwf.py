@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from continual.task_steps import Net, Points, TwoTasks, loader, trained
 from lightning import Callback
+from task_steps import Net, Points, TwoTasks, loader, trained
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from continual.task_steps import Net, Points, TwoTasks, loader, trained
+from task_steps import Net, Points, TwoTasks, loader, trained
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 

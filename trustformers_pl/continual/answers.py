@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trustformers_pl.continual.asking import evaluating, task_batches
+from trustformers_pl.continual.asking import task_batches, undisturbed
 from trustformers_pl.continual.rows import rows_of
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.gathering import rank_and_world_size
@@ -62,10 +62,12 @@ def asked(trainer: Trainer, module: LightningModule, task: int) -> CachedAnswers
     """
     names: list[str] = []
     logits: list[Tensor] = []
-    with evaluating(trainer, module) as to_device:
-        for batch in task_batches(trainer, task, "lwf: cache"):
-            names += digests(rows_of(batch, "lwf"))
-            logits.append(module(to_device(batch)).float().cpu())
+    with undisturbed(trainer, module) as to_device:
+        for batch, is_own in task_batches(trainer, task, "lwf: cache"):
+            found = module(to_device(batch))
+            if is_own:
+                names += digests(rows_of(batch, "lwf"))
+                logits.append(found.float().cpu())
     return _of_all_ranks(names, torch.cat(logits))
 
 

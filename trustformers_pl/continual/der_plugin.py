@@ -11,7 +11,7 @@ from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.phases import DataPhase
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.traits import Traits
+from trustformers_pl.traits import Trait, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,7 @@ class DERPlugin(Plugin):
     def traits(cls, config: Any) -> Traits:
         """One memory adds to a batch."""
         del config
-        return Traits(claims=frozenset({CLAIM}), after=frozenset({"tasks"}))
+        return Traits(claims=frozenset({CLAIM}), after=frozenset({Trait.TASKS}))
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trustformers_pl.continual.asking import evaluating, task_batches
+from trustformers_pl.continual.asking import task_batches, undisturbed
 from trustformers_pl.continual.memory import herding, quotas
 from trustformers_pl.continual.rows import labels_of, rows_of
 
@@ -62,9 +62,11 @@ def _shortened(groups: list[list[int]], shares: list[int]) -> Tensor:
 def _features(trainer: Trainer, module: LightningModule, task: int) -> tuple[Tensor, Tensor, Rows]:
     compute: Any = getattr(module, "features", module)
     features, kept = [], []
-    with evaluating(trainer, module) as to_device:
-        for batch in task_batches(trainer, task, "replay: keep: herding"):
-            kept.append(rows_of(batch))
-            features.append(compute(to_device(batch)).flatten(1).float().cpu())
+    with undisturbed(trainer, module) as to_device:
+        for batch, is_own in task_batches(trainer, task, "replay: keep: herding"):
+            found = compute(to_device(batch))
+            if is_own:
+                kept.append(rows_of(batch))
+                features.append(found.flatten(1).float().cpu())
     rows = {name: torch.cat([one[name] for one in kept]) for name in kept[0]}
     return torch.cat(features), labels_of(rows), rows

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from typing_extensions import override
 
 from trustformers_pl.continual.answers import CachedAnswers, asked
-from trustformers_pl.continual.asking import tasks_of
+from trustformers_pl.continual.asking import known_tasks
 from trustformers_pl.continual.lwf_loss import Distillation, lwf_term
 from trustformers_pl.continual.teacher import copied, snapshot
 from trustformers_pl.errors import RefusedError
@@ -117,7 +117,7 @@ class LwF(Callback):
             self._teach(pl_module)
 
     def _heads_after(self, trainer: Trainer, task: int) -> list[torch.Tensor]:
-        tasks = tasks_of(trainer)
+        tasks = known_tasks(trainer)
         scenario = getattr(getattr(tasks, "order", tasks), "scenario", "class")
         if tasks is None or scenario == "domain":
             return []

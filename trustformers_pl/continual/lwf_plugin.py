@@ -54,21 +54,16 @@ class LwFPlugin(Plugin):
             reason="each rank would hold a whole teacher beside its shard of the weights",
             mend="use lwf.cache=true, which keeps the teacher's answers, or zero.stage=2",
         )
-        return Traits(refuses=() if config.cache else (whole,), after=frozenset({"tasks"}))
+        needs = frozenset[str]() if config.from_start and not config.cache else frozenset[str]({Trait.TASKS})
+        return Traits(requires=needs, refuses=() if config.cache else (whole,), after=frozenset({Trait.TASKS}))
 
     @hookimpl
     def check(self, plan: Plan) -> list[str]:
-        """Answers are kept when a task begins, of its own data."""
+        """Answers are kept to a task's own data."""
         sections = {plugin.name for plugin in plan.plugins}
+        replaying = sorted({"replay", "der"} & sections) if self.config.cache else []
         place = plan.place(self.name)
-        if not self.config.from_start and "tasks" not in sections:
-            return [f"{place}: lwf has no teacher before a task ends; add the section `tasks`, or lwf.from_start=true"]
-        if not self.config.cache:
-            return []
-        if "tasks" not in sections:
-            return [f"{place}: lwf.cache keeps answers when a task begins; add the section `tasks`"]
-        replaying = sorted({"replay", "der"} & sections)
-        return [f"{place}: lwf.cache has no answers to replayed samples; remove {one} or cache" for one in replaying]
+        return [f"{place}: lwf.cache has no answers to samples of {one}; remove {one} or cache" for one in replaying]
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:

@@ -11,7 +11,7 @@ from trustformers_pl.hookspecs import hookimpl
 from trustformers_pl.parts import Part, part
 from trustformers_pl.phases import DataPhase
 from trustformers_pl.plugins import Plugin
-from trustformers_pl.traits import Traits
+from trustformers_pl.traits import Trait, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,16 +37,9 @@ class ReplayPlugin(Plugin):
 
     @classmethod
     def traits(cls, config: Any) -> Traits:
-        """One memory adds to a batch; tasks end before it chooses."""
-        del config
-        return Traits(claims=frozenset({CLAIM}), after=frozenset({"tasks"}))
-
-    @hookimpl
-    def check(self, plan: Plan) -> list[str]:
-        """Herding chooses at the end of a task."""
-        if self.config.keep == "herding" and all(plugin.name != "tasks" for plugin in plan.plugins):
-            return [f"{plan.place(self.name)}: keep: herding chooses when a task ends; add the section `tasks`"]
-        return []
+        """One memory adds to a batch; herding chooses when a task ends."""
+        needs = frozenset[str]({Trait.TASKS} if config.keep == "herding" else ())
+        return Traits(claims=frozenset({CLAIM}), requires=needs, after=frozenset({Trait.TASKS}))
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:
