@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from trustformers_pl.continual import DarkReplay, Replay, ReplayedRows
-from trustformers_pl.continual.dark_loss import DARK, LABELLED, MARK, OWN
+from trustformers_pl.continual.dark_loss import DARK, LABELLED, MARK, OWN, dark_term, marks, owner_of
 from trustformers_pl.continual.memory import herding, reservoir
 from trustformers_pl.data.loader import ResumableLoader
 from trustformers_pl.data.order import counter_seed
@@ -184,3 +184,25 @@ def test_herding_without_tasks_is_refused() -> None:
     trainer = trained(Net(), [replay])
     with pytest.raises(RefusedError, match="herding needs the training data of a task; add the section `tasks`"):
         replay.on_task_end(trainer, trainer.lightning_module, 0)
+
+
+@pytest.mark.parametrize("numbers", [[5, 3, 3], [8, 1, 2], [11, 0, 0]])
+def test_a_batch_in_pieces_has_the_terms_of_the_whole(numbers: list[int]) -> None:
+    """As `out_of_memory` cuts it: sums and counts add up, weights are the same, and every answer is remembered."""
+    own, dark, labelled = numbers
+    loss = owner_of(dark_term(0.1))
+    loss.beta = 0.5
+    outputs, kept = torch.randn(11, 4), torch.randn(dark, 4)
+    batch = {MARK: marks(numbers)}
+    loss.begin(kept, numbers)
+    total, count = loss.compute(None, outputs, batch)
+    weights, answers = loss.weights(None, batch), dict(loss.answers)
+    loss.begin(kept, numbers)
+    pieces = [(outputs[rows], {MARK: batch[MARK][rows]}) for rows in (slice(0, 6), slice(6, 11))]
+    parts = [loss.compute(None, *piece) for piece in pieces]
+    torch.testing.assert_close(sum(part for part, _ in parts), total)
+    assert int(sum(number for _, number in parts)) == int(count) == max(dark, 1)
+    assert torch.equal(torch.cat([loss.weights(None, piece) for _, piece in pieces]), weights)
+    assert all(torch.equal(loss.answers[place], answers[place]) for place in range(own))
+    wanted = [11 / own] * own + [0.0] * dark + [0.5 * 11 / max(labelled, 1)] * labelled
+    torch.testing.assert_close(weights, torch.tensor(wanted))

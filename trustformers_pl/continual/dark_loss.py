@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "der"
 MARK = "replay"
-"""The key of a batch's (B, 2) int64: which kind each row is, and its place among those of its kind."""
+"""The key of a batch's (B, 3) int64: of each row its kind, its place among those of its kind, and whether it counts."""
 OWN, DARK, LABELLED = range(3)
 
 
@@ -56,7 +56,7 @@ class DarkLoss:
         """
         if not isinstance(outputs, torch.Tensor) or not outputs.ndim or len(outputs) != len(batch[MARK]):
             raise RefusedError("der: forward(batch) must give logits (B, ..., C), a tensor with a row for each sample")
-        kinds, places = batch[MARK].unbind(1)
+        kinds, places, _ = batch[MARK].unbind(1)
         own = kinds == OWN
         self.answers.update(zip(places[own].tolist(), outputs.detach()[own], strict=True))
         count = self.count(module, batch)
@@ -67,9 +67,9 @@ class DarkLoss:
         return der_loss(outputs[dark], kept)[0], count
 
     def count(self, module: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The number of rows with kept logits; 1 where there is none, so that their mean is 0."""
+        """The number of rows with kept logits; 1 for a whole batch without any, so that their mean is 0."""
         del module
-        return (batch[MARK][:, 0] == DARK).sum().clamp(min=1)
+        return batch[MARK][:, 2].sum()
 
     def weights(self, module: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """(B,): what makes the loss of the batch that of its new rows plus beta times that of its labelled rows.
@@ -106,6 +106,10 @@ def owner_of(part: LossTerm | SampleWeights) -> Any:
 
 
 def marks(numbers: list[int]) -> Tensor:
-    """(B, 2) int64 of a batch with so many rows of each kind, kind after kind."""
-    rows = [torch.stack([torch.full((n,), kind), torch.arange(n)], 1) for kind, n in enumerate(numbers)]
-    return torch.cat(rows).long()
+    """(B, 3) int64 of a batch with so many rows of each kind, kind after kind; counts add up over pieces of it."""
+    kinds = torch.arange(len(numbers)).repeat_interleave(torch.tensor(numbers))
+    places = torch.cat([torch.arange(number) for number in numbers])
+    counted = (kinds == DARK).long()
+    if not numbers[DARK]:
+        counted[0] = 1
+    return torch.stack([kinds, places, counted], 1)
