@@ -46,10 +46,10 @@ def parts(trainer: Trainer, loader: ResumableLoader, indices: Tensor, batch_size
     missing = -len(indices) % ranks
     padded = torch.cat([indices, indices[:1].expand(missing)])
     own, real = padded[rank::ranks], (torch.arange(len(padded)) < len(indices))[rank::ranks]
-    batches = loader.of_samples(own, batch_size)
-    for batch, of, which in zip(batches, real.split(batch_size), own.split(batch_size), strict=True):
+    for number, batch in enumerate(loader.of_samples(own, batch_size)):
+        of = slice(number * batch_size, (number + 1) * batch_size)
         moved = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-        yield Part(moved, of.to(trainer.strategy.root_device), which)
+        yield Part(moved, real[of].to(trainer.strategy.root_device), own[of])
 
 
 @contextmanager
