@@ -72,7 +72,7 @@ class Detection:
             first = begin[1] if epoch == begin[0] else 0
             last = end[1] if epoch == end[0] else len(batches)
             parts += [batches[number] for number in range(first, last)]
-        return torch.cat(parts).unique()
+        return torch.unique(torch.cat(parts))  # type: ignore[no-any-return]
 
     def state(self) -> dict[str, Any]:
         """The level, and where tasks began."""

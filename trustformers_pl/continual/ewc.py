@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from trustformers_pl.continual.importance import ImportancePenalty
-from trustformers_pl.continual.labels import LABELS, of_batch
-from trustformers_pl.continual.likelihood import empirical, expected, sampled
+from trustformers_pl.continual.labels import IGNORED, LABELS, of_batch
+from trustformers_pl.continual.likelihood import cross_entropies, expected
 from trustformers_pl.continual.sampled_importance import mean_over_task
 from trustformers_pl.data.order import counter_seed
-from trustformers_pl.data.ranks import data_ranks
+from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
+    from trustformers_pl.continual.passes import Part
+
+IMPOSSIBLE = -1e4
+"""In place of -inf, whose product with its probability of 0 is no number."""
 Fisher = Literal["empirical", "true", "expected"]
 
 
@@ -55,24 +57,51 @@ class EWC(ImportancePenalty):
         self.fisher, self.samples, self.batch_size = fisher, samples, batch_size
 
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
-        """Take the Fisher information of the task that ends. Collective."""
-        losses = self._losses(trainer, task)
-        self.absorb(
-            mean_over_task(
-                trainer, pl_module, task, losses, torch.square, batch_size=self.batch_size, limit=self.samples
-            )
-        )
+        """Take the Fisher information of the task that ends. Collective.
 
-    def _losses(self, trainer: Trainer, task: int) -> Callable[[Tensor, Any], Tensor]:
-        device = trainer.strategy.root_device
+        Raises:
+            RefusedError: All classes are asked for, and logits are not (B, C).
+        """
 
-        def labels(batch: Any) -> Tensor:
-            return of_batch(batch, LABELS).to(device)  # type: ignore[no-any-return]
+        def losses(logits: Tensor, part: Part) -> Tensor:
+            return self._losses(logits, part, task)
 
+        size, limit = self.batch_size, self.samples
+        self.absorb(mean_over_task(trainer, pl_module, task, losses, torch.square, batch_size=size, limit=limit))
+
+    def _losses(self, logits: Tensor, part: Part, task: int) -> Tensor:
         if self.fisher == "expected":
-            return expected
-        if self.fisher == "empirical":
-            return empirical(labels)
-        rank, _ = data_ranks(trainer)
-        generator = torch.Generator(device).manual_seed(counter_seed("fisher", task, rank) >> 1)
-        return sampled(generator, labels)
+            if logits.dim() != 2:
+                shape = tuple(logits.shape)
+                raise RefusedError(f"ewc.fisher: expected is for logits (B, C), and these are {shape}; use `true`")
+            return expected(logits.masked_fill(logits.isinf(), IMPOSSIBLE), part.batch)
+        labels = of_batch(part.batch, LABELS).to(logits.device)
+        if self.fisher == "true":
+            drawn = drawn_labels(logits.detach(), part.indices, "fisher", task)
+            labels = drawn.masked_fill(labels == IGNORED, IGNORED)
+        return cross_entropies(logits, labels)
+
+
+@torch.no_grad()
+def drawn_labels(logits: Tensor, indices: Tensor, *coordinates: int | str) -> Tensor:
+    """One class for each sample or position, drawn from the model.
+
+    A sample's draw follows from its index, and not from the batch or the rank that it comes to.
+
+    Args:
+        logits: (B, ..., C).
+        indices: (B,) int64, of the samples.
+        *coordinates: What else the draws follow from.
+
+    Returns:
+        (B, ...) int64.
+    """
+    generator, inner = torch.Generator(), logits.shape[1:-1]
+    numbers = torch.stack(
+        [
+            torch.rand(inner, generator=generator.manual_seed(counter_seed(*coordinates, index)), dtype=torch.double)
+            for index in indices.tolist()
+        ]
+    ).to(logits.device)
+    up_to = logits.double().softmax(-1).cumsum(-1)
+    return (up_to / up_to[..., -1:] <= numbers.unsqueeze(-1)).sum(-1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from trustformers_pl.continual.division import NO_TASK
 from trustformers_pl.continual.labels import IGNORED, LABELS, of_batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TaskHeads:

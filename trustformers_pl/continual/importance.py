@@ -86,8 +86,9 @@ class ImportancePenalty(Callback):
     def _add_to(self, weights: Mapping[str, Tensor], lr: float) -> None:
         rule = self._rules.get(key := tuple(weights))
         if rule is None:
-            parts = [[local(of[name]) for name in key] for of in (self._curvature, self._centre)]
-            rule = self._rules[key] = ImplicitPenalty(Quadratic(*parts, self._constant), self.strength)
+            curvature, centre = ([local(of[name]) for name in key] for of in (self._curvature, self._centre))
+            rule = ImplicitPenalty(Quadratic(curvature, centre, self._constant), self.strength)
+            self._rules[key] = rule
         gradients: list[Tensor] = [local(weight.grad) for weight in weights.values()]  # type: ignore[arg-type]
         own: list[Tensor] = [local(weight).detach() for weight in weights.values()]
         wide = [gradient.to(one.dtype) for gradient, one in zip(gradients, rule.quadratic.centre, strict=True)]

@@ -86,7 +86,7 @@ def _single(value: Any, field: str) -> Value:
         value = value.item()
     if isinstance(value, str):
         return value
-    if isinstance(value, list | tuple) or getattr(value, "shape", ()) or int(value) != value:
+    if isinstance(value, list | tuple) or len(getattr(value, "shape", [])) > 0 or int(value) != value:
         raise DataError(
             f"tasks: the samples' {field!r} is not one whole number or text a sample; name another `field`, or use "
             "`scenario: domain`, which without a field takes blocks of the data"

@@ -48,7 +48,7 @@ class TaskOrder:
         steps: int | None = None,
     ) -> None:
         self.scenario, self.classes, self.number, self.field = scenario, classes, number, field
-        self.epochs, self.steps = (epochs, None) if steps is None else (1, steps)
+        self.epochs, self.steps = epochs if steps is None else 1, steps
         self.division: Division | None = None
         self.of_sample: Tensor = torch.zeros(0, dtype=torch.int64)
         self.accumulated = 1

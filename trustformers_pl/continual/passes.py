@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trustformers_pl.continual.labels import LABELS, of_batch
 from trustformers_pl.data.ranks import data_ranks
+from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -24,10 +25,12 @@ class Part(NamedTuple):
     Attributes:
         batch: On the model's device.
         real: (B,) bool, false for samples that only fill up: every rank has as many, as sharded weights ask for.
+        indices: (B,) int64 on the CPU, of the samples in their dataset.
     """
 
     batch: Any
     real: Tensor
+    indices: Tensor
 
 
 def parts(trainer: Trainer, loader: ResumableLoader, indices: Tensor, batch_size: int) -> Iterator[Part]:
@@ -42,10 +45,11 @@ def parts(trainer: Trainer, loader: ResumableLoader, indices: Tensor, batch_size
     rank, ranks = data_ranks(trainer)
     missing = -len(indices) % ranks
     padded = torch.cat([indices, indices[:1].expand(missing)])
-    real = (torch.arange(len(padded)) < len(indices))[rank::ranks].split(batch_size)
-    for batch, of in zip(loader.of_samples(padded[rank::ranks], batch_size), real, strict=True):
+    own, real = padded[rank::ranks], (torch.arange(len(padded)) < len(indices))[rank::ranks]
+    for number, batch in enumerate(loader.of_samples(own, batch_size)):
+        of = slice(number * batch_size, (number + 1) * batch_size)
         moved = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-        yield Part(moved, of.to(trainer.strategy.root_device))
+        yield Part(moved, real[of].to(trainer.strategy.root_device), own[of])
 
 
 @contextmanager
@@ -64,13 +68,14 @@ def logits_of(outputs: Any) -> Tensor:
     """The logits among what a module's `forward` gives: the tensor itself, or `logits` of an object or mapping.
 
     Raises:
-        TypeError: There are none.
+        RefusedError: There are none.
     """
     if isinstance(outputs, Mapping):
         outputs = outputs.get("logits")
     found = getattr(outputs, "logits", outputs)
     if not isinstance(found, Tensor):
-        raise TypeError(f"forward() must give logits (B, ..., C) here, not {type(found).__name__}")
+        cause = f"forward() gives {type(outputs).__name__}"
+        raise RefusedError(f"tasks: accuracies and importances need logits (B, ..., C), and {cause}; return those")
     return found
 
 

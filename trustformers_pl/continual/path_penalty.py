@@ -57,10 +57,12 @@ class SI(ImportancePenalty):
 
     def on_task_start(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
         """The way of the weights begins here."""
+        del trainer, pl_module, task
         self._path = PathIntegral.at([*self._weights.values()])
 
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
         """Turn the way into importances."""
+        del trainer, pl_module, task
         assert self._path is not None, "on_task_start comes first"
         found = self._path.importance([*self._weights.values()], damping=self.damping)
         self.absorb(dict(zip(self._weights, found, strict=True)))

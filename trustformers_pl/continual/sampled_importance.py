@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trustformers_pl.continual.passes import forward, parts
+from trustformers_pl.continual.passes import Part, forward, parts
 from trustformers_pl.continual.per_sample import PerSample
 from trustformers_pl.continual.tasks import tasks_of
 from trustformers_pl.loss_window import sum_over_data_ranks
@@ -24,7 +24,7 @@ def mean_over_task(
     trainer: Trainer,
     module: LightningModule,
     task: int,
-    losses: Callable[[Tensor, Any], Tensor],
+    losses: Callable[[Tensor, Part], Tensor],
     measure: Measure,
     *,
     batch_size: int,
@@ -38,7 +38,7 @@ def mean_over_task(
         trainer: Of the run.
         module: Its module; in evaluation mode meanwhile.
         task: Whose samples.
-        losses: Of logits and batch: (B,) or (K, B).
+        losses: Of logits and the part of the data that they are of: (B,) or (K, B).
         measure: `torch.square` or `torch.abs`.
         batch_size: Samples of a rank's batch.
         limit: Most samples of the task that are taken.
@@ -48,16 +48,17 @@ def mean_over_task(
     """
     tasks = tasks_of(trainer, "an importance")
     indices = tasks.indices(task, limit)
-    counted: list[Tensor] = []
+    now: list[Part] = []
 
     def of_real_ones(outputs: Tensor, batch: Any) -> Tensor:
-        found = losses(outputs, batch)
-        return found * counted[-1].to(found.dtype)
+        del batch
+        found = losses(outputs, now[0])
+        return found * now[0].real.to(found.dtype)
 
     pass_ = PerSample(module, of_real_ones, measure, forward=lambda batch: forward(trainer, module, batch))
-    for batch, real in parts(trainer, tasks.loader, indices, batch_size):
-        counted.append(real)
-        pass_.add(batch)
+    for one in parts(trainer, tasks.loader, indices, batch_size):
+        now[:] = [one]
+        pass_.add(one.batch)
     with torch.no_grad():
         return {
             name: sum_over_data_ranks(total, module).to(total.device) / len(indices)

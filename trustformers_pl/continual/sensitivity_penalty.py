@@ -12,6 +12,9 @@ from trustformers_pl.continual.sampled_importance import mean_over_task
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
+
+    from trustformers_pl.continual.passes import Part
 
 
 class MAS(ImportancePenalty):
@@ -34,8 +37,11 @@ class MAS(ImportancePenalty):
 
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
         """Take the sensitivity of the task that ends. Collective."""
-        self.absorb(
-            mean_over_task(
-                trainer, pl_module, task, squared_norms, torch.abs, batch_size=self.batch_size, limit=self.samples
-            )
-        )
+        size, limit = self.batch_size, self.samples
+        self.absorb(mean_over_task(trainer, pl_module, task, _norms, torch.abs, batch_size=size, limit=limit))
+
+
+def _norms(outputs: Tensor, part: Part) -> Tensor:
+    """Of the outputs that are no other task's."""
+    del part
+    return squared_norms(outputs.masked_fill(outputs.isinf(), 0.0))

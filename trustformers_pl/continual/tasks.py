@@ -109,7 +109,7 @@ class Tasks(Callback):
         """The classes of a task: all that there are, where tasks are no sets of classes or boundaries are detected."""
         if self.order.known.by_class and self._detection is None:
             return self.order.known.classes(task)
-        return sorted(set(column(self.loader.dataset)))  # type: ignore[type-var]
+        return sorted(set(column(self.loader.dataset)))
 
     def mask(self, task: int, width: int | None = None) -> Tensor:
         """Which outputs are of a task.

@@ -23,11 +23,11 @@ from trustformers_pl.data.streamed import StreamedLoader
 from trustformers_pl.data.taken_over import as_fetched, worker_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from trustformers_pl.data.batches import Order
+    from trustformers_pl.data.batches import Order, Slices
     from trustformers_pl.data.failures import Note
 
     Ranks = Callable[[], tuple[int, int]]
@@ -139,7 +139,7 @@ class ResumableLoader(Positioned):
         """Samples in a batch of all ranks together, without those that ranks repeat to have something to do."""
         return self._batches.samples_in(self._epoch, batch)
 
-    def batches_in(self, epoch: int) -> Sequence[Tensor]:
+    def batches_in(self, epoch: int) -> Slices | list[Tensor]:
         """The global batches of an epoch, as indices of the dataset: (B,) int64 each."""
         return self._batches.global_batches(epoch)
 
@@ -157,8 +157,8 @@ class ResumableLoader(Positioned):
         """
         fetched: Any = self._loader.dataset
         plain = SeededBatches(self.dataset, fetched.collate_fn, seed=self._seed)
-        for part in indices.split(batch_size):
-            batch = plain[0, part.tolist()]
+        for start in range(0, len(indices), batch_size):
+            batch = plain[0, indices[start : start + batch_size].tolist()]
             yield batch.delivered(None) if isinstance(batch, Told) else batch
 
     def __len__(self) -> int:
