@@ -8,7 +8,7 @@ import torch.distributed as dist
 from equality import pool
 from torch import nn
 
-from trustformers_pl.parallel import ZeroOptimizer, ZeROConfig
+from trustformers_pl.parallel import ZeROConfig, ZeroOptimizer
 
 STEPS, ROWS = 4, 8
 
