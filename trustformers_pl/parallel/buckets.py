@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trustformers_pl.errors import RefusedError
-from trustformers_pl.parallel.collectives import reduce_scatter
+from trustformers_pl.parallel.collectives import reduced
 from trustformers_pl.parallel.parameter_shard import chunk_of
 
 if TYPE_CHECKING:
@@ -71,24 +71,27 @@ class Bucket:
             RefusedError: Whole gradients were reduced already, and would be added up twice.
         """
         self.launched = True
-        if keep_whole and any(part.shard.grad is not None for part in self.parts):
-            raise RefusedError(
-                "zero: stage 1 has synchronised these gradients already, and no step or zero_grad came since; let "
-                "backward passes before the last one of a step run without synchronisation, or use stage 2"
-            )
+        if keep_whole:
+            self.refuse_reduced()
         rows = self._rows()
         if not keep_whole:
             for part in self.parts:
                 part.parameter.grad = None
-        mesh = self.mesh
-        if self.reduction.scatter:
-            self._sum = rows.new_empty(rows.shape[1])
-            self._work = reduce_scatter(self._sum, rows.view(-1), group=mesh.group, async_op=True)
-        else:
-            self._sum = rows
-            self._work = dist.all_reduce(rows, group=mesh.group, async_op=True)
+        self._sum, self._work = reduced(rows, self.mesh.group, scatter=self.reduction.scatter)
         if not self.reduction.overlap:
             self._work.wait()
+
+    def refuse_reduced(self) -> None:
+        """Refuse to reduce whole gradients twice.
+
+        Raises:
+            RefusedError: They were reduced since the last step.
+        """
+        if any(part.shard.grad is not None for part in self.parts):
+            raise RefusedError(
+                "zero: stage 1 has synchronised these gradients already, and no step or zero_grad came since; let "
+                "backward passes before the last one of a step run without synchronisation, or use stage 2"
+            )
 
     def _rows(self) -> Tensor:
         """(ranks, columns): this rank's gradients, by whose shards they are of."""
@@ -118,7 +121,9 @@ class Bucket:
         """Wait for the sums, and leave their means on the shards."""
         assert self._sum is not None
         self._work.wait()
-        own = self._sum if self.reduction.scatter else self._sum[self.mesh.rank]
+        own = self._sum
+        if not keep_whole and own.untyped_storage().nbytes() > own.nbytes:
+            own = own.clone()  # it is a row of all, which nobody else needs any more
         if self.mesh.group_of_copies is not None:
             dist.all_reduce(own, group=self.mesh.group_of_copies)
         there = own[-len(self.parts) :].tolist() if self._missing else []

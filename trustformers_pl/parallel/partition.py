@@ -12,9 +12,11 @@ from typing_extensions import override
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.mesh import Wrap, say_where_nothing_is_saved
 from trustformers_pl.parallel.buckets import Bucket, Reduction, in_buckets
+from trustformers_pl.parallel.collectives import is_gloo
 from trustformers_pl.parallel.parameter_shard import ParameterShard, ShardMesh
-from trustformers_pl.parallel.publication import Publication
+from trustformers_pl.parallel.publication import Publication, is_worth_it
 from trustformers_pl.parallel.types import dtype_of
+from trustformers_pl.parallel.whole_gradient import WholeGradient, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,11 +96,25 @@ class Partition(Wrap):
         for optimizer in optimizers:
             self._replace(optimizer)
         self.shards = {id(part.parameter): part.shard for part in self._parts}
-        self._buckets = in_buckets(self._parts, self.bucket_bytes, self._mesh, self.reduction)
+        self._buckets = self._in_buckets(self._mesh)
         self._publication = Publication(self._parts, self.bucket_bytes, self._mesh)
         for bucket in self._buckets:
             for part in bucket.parts:
                 part.watch(self._ready)
+
+    def _in_buckets(self, mesh: ShardMesh) -> list[Bucket]:
+        """The last parameters first, as backward passes come to them; large ones alone where that saves copies."""
+        in_place = self.stage == 1 and not self.on_host and self.reduction.dtype is None
+        alone = [
+            p
+            for p in self._parts
+            if in_place and is_worth_it(p.parameter, mesh.ranks) and is_gloo(p.parameter, mesh.group)
+        ]
+        ids = {id(part) for part in alone}
+        together = in_buckets([p for p in self._parts if id(p) not in ids], self.bucket_bytes, mesh, self.reduction)
+        buckets = [*together, *(WholeGradient([part], mesh, self.reduction) for part in alone)]
+        place = {id(part): number for number, part in enumerate(self._parts)}
+        return sorted(buckets, key=lambda bucket: -place[id(bucket.parts[0])])
 
     def _replace(self, optimizer: Optimizer) -> None:
         assert self._mesh is not None
@@ -148,6 +164,8 @@ class Partition(Wrap):
     def _finish(self) -> None:
         """At the end of a backward pass: reduce what is left, and leave the sums on the shards."""
         self._launch(only_complete=False)
+        assert self._mesh is not None
+        tell(self._buckets, self._mesh)
         for bucket in self._buckets:
             if bucket.launched:
                 bucket.finish(keep_whole=self.stage == 1)

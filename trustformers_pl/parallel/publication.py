@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from trustformers_pl.parallel.buckets import split
-from trustformers_pl.parallel.collectives import all_gather
+from trustformers_pl.parallel.collectives import gather
 from trustformers_pl.parallel.parameter_shard import chunk_of
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trustformers_pl.parallel.parameter_shard import ParameterShard, ShardMesh
+
+IN_PLACE = 2**20  # bytes
 
 
 class Publication:
@@ -29,8 +31,11 @@ class Publication:
 
     def __init__(self, parts: Sequence[ParameterShard], limit: int, mesh: ShardMesh) -> None:
         self._parts = parts
-        self._groups = split([part for part in parts if part.parameter.ndim], limit)
         self._mesh = mesh
+        with_rows = [part for part in parts if part.parameter.ndim]
+        self._in_place = [part for part in with_rows if is_worth_it(part.parameter, mesh.ranks)]
+        alone = {id(part) for part in self._in_place}
+        self._groups = split([part for part in with_rows if id(part) not in alone], limit)
 
     @torch.no_grad()
     def gather(self) -> None:
@@ -40,36 +45,35 @@ class Publication:
                 part.rows.copy_(part.local)
         if self._mesh.ranks == 1:
             return
+        for part in self._in_place:
+            gather(part.parameter.detach().view(self._mesh.ranks, -1), part.rows.view(-1), self._mesh.group)
         for group in self._groups:
             self._gather(group)
 
     def _gather(self, group: list[ParameterShard]) -> None:
-        ranks = self._mesh.ranks
-        first = group[0].parameter
-        if len(group) == 1 and first.is_contiguous() and first.shape[0] % ranks == 0:  # it lies as it is gathered
-            whole = first.detach().view(-1)
-            all_gather(whole, group[0].rows.reshape(-1).clone(), group=self._mesh.group)
-            return
-        columns = sum(part.padded for part in group)
-        own = torch.zeros(columns, dtype=first.dtype, device=first.device)
-        start = 0
+        ranks, first = self._mesh.ranks, group[0].parameter
+        of_all = torch.empty(ranks, sum(part.padded for part in group), dtype=first.dtype, device=first.device)
+        own, start = of_all[self._mesh.rank], 0
         for part in group:
             rows = part.rows
             own[start : start + rows.numel()].copy_(rows.reshape(-1))
             start += part.padded
-        of_all = own.new_empty(ranks, columns)
-        all_gather(of_all.view(-1), own, group=self._mesh.group)
+        gather(of_all, own, self._mesh.group)
         start = 0
         for part in group:
-            take(part.parameter.detach(), of_all[:, start : start + part.padded], ranks)
+            take(part.parameter.detach(), of_all[:, start : start + part.padded], self._mesh)
             start += part.padded
 
 
-def take(tensor: Tensor, columns: Tensor, ranks: int) -> None:
-    """Read a tensor, (d, ...), from (ranks, n), its chunk r from row r."""
-    if tensor.shape[0] % ranks == 0 and tensor.is_contiguous():
-        tensor.view(ranks, -1).copy_(columns)
-        return
-    for rank in range(ranks):
-        chunk = chunk_of(tensor, ranks, rank)
-        chunk.copy_(columns[rank, : chunk.numel()].view(chunk.shape))
+def is_worth_it(parameter: Tensor, ranks: int) -> bool:
+    """Whether a parameter, or its gradient, lies as it is sent, and is worth a message of its own."""
+    whole_rows = parameter.ndim > 0 and parameter.shape[0] % ranks == 0 and parameter.is_contiguous()
+    return whole_rows and parameter.nbytes >= IN_PLACE
+
+
+def take(tensor: Tensor, columns: Tensor, mesh: ShardMesh) -> None:
+    """Read a tensor, (d, ...), from (ranks, n): its chunk r from row r, for all ranks but this one."""
+    for rank in range(mesh.ranks):
+        if rank != mesh.rank:
+            chunk = chunk_of(tensor, mesh.ranks, rank)
+            chunk.copy_(columns[rank, : chunk.numel()].view(chunk.shape))
