@@ -126,9 +126,9 @@ def ours(turn: Turn, job: Job, sections: dict[str, Any], folder: str) -> None:
 
     class Data(LightningDataModule):
         def train_dataloader(self) -> Any:
-            return DataLoader(Batches(job, turn, int(os.environ["RANK"])), batch_size=None)
+            return DataLoader(Batches(job, turn, int(os.environ.get("RANK", 0))), batch_size=None)
 
-    ranks = int(os.environ["WORLD_SIZE"])
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     recipe: dict[str, Any] = {
         "version": 1,
         "trainer": {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import time
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
+
+from trustformers_pl.testing.ranks import rank_environments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,7 +95,7 @@ def take_turns(
     for number, (name, (ranks, function, arguments)) in enumerate(variants.items()):
         states[name] = state = context.Array("i", [number, 0, ranks, 0], lock=False)
         started[name] = []
-        environments = _environments(ranks)
+        environments = rank_environments(ranks)
         for environment in environments:
             receiver, sender = context.Pipe(duplex=False)
             inner = (sender, environment, number, block, state, condition, function, arguments)
@@ -149,19 +150,3 @@ def _rank(
     turn = Turn(number, block, state, condition)
     function(turn, *arguments)
     sender.send((turn.cpu, turn.wall))
-
-
-def _environments(ranks: int) -> list[dict[str, str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": f"benchmark-{port}",
-    }
-    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]

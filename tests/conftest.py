@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
 from pathlib import Path
@@ -23,13 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(autouse=True)
 def _no_ranks_left_behind() -> Iterator[None]:
-    """A run on a mesh leaves its process group and LOCAL_RANK behind, which a launcher of a later test would believe."""
-    before = dict(os.environ)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
+    from ranks import ranks_left_behind  # beside this file
+
+    with ranks_left_behind():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import textwrap
+from typing import TYPE_CHECKING
+
+import torch
 
 from trustformers_pl.testing import Ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def on_ranks(world_size: int, code: str, *, seconds: float = 120.0) -> list[str]:
@@ -22,3 +29,14 @@ def _printed(code: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(compile(code, "<rank>", "exec"), {"__name__": "__main__"})
     return output.getvalue()
+
+
+@contextlib.contextmanager
+def ranks_left_behind() -> Iterator[None]:
+    """Close what a run on a mesh leaves: its process group, and LOCAL_RANK, which a later launcher would believe."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]

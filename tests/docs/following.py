@@ -7,15 +7,10 @@ import re
 import shlex
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from shown import Block
 
 # What installs, tests or builds is followed in a clone by `test_new_clone.py`, or is what runs these tests.
@@ -54,17 +49,6 @@ def bash(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
         check=False,
     )
-
-
-@contextmanager
-def ranks_left_behind() -> Iterator[None]:
-    """Close the process group that a run on a mesh leaves for the next one: commands would take its port for theirs."""
-    before = dict(os.environ)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
 
 
 def python(block: Block) -> None:

@@ -19,12 +19,12 @@ from following import (
     bash,
     put_the_command_in,
     python,
-    ranks_left_behind,
     same_output,
     sessions,
     to_be_run,
     words,
 )
+from ranks import ranks_left_behind
 from shown import AT_THE_ROOT, PAGES, ROOT, Block, blocks, blocks_of, first_recipe
 
 from trustformers_pl.factory import assemble

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 
 OPEN_CALLS = "_open_calls"
-# What computes with a module's weights besides `forward`: of Lightning, and of language models.
-METHODS = ("training_step", "validation_step", "test_step", "predict_step", "generate", "logits")
+# What computes with a module's weights besides `forward`: of Lightning, and of language models; others are named by
+# `ModelPart.forward_methods`. What one of them calls finds the weights gathered.
+METHODS = ("training_step", "validation_step", "test_step", "predict_step", "generate")
 
 
 class FullyShard(Wrap):

@@ -36,7 +36,8 @@ class Partition(Wrap):
     Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", section 5: stage 1
     partitions the optimizer state (P_os), stage 2 the gradients too (P_os+g). A shard is a DTensor, cut along the first
     dimension, which shares the weight's memory: the optimizer's step changes this rank's part of the weight, and an
-    all-gather afterwards the rest of it. Each step sends what data parallelism sends.
+    all-gather afterwards the rest of it. Each step sends what data parallelism sends; on gloo half as much again, as
+    its reduce-scatter sends all sums to all.
 
     Stage 1 keeps a whole gradient on each rank, and synchronises once for each accumulation window; stage 2 keeps
     shards, and synchronises each micro-batch.
@@ -45,7 +46,7 @@ class Partition(Wrap):
         stage: 1 or 2.
         bucket_size_mb: Mebibytes of gradients that are reduced at once, and of weights that are gathered at once.
         overlap: Reduce while the backward pass computes other gradients; False waits for each bucket.
-        reduce_scatter: Send each rank its shard only; False sends the whole sum to all, as much again.
+        reduce_scatter: Send each rank its shard only, where the backend can; False sends the whole sum to all.
         reduce_dtype: Type that gradients are added up in, torch's or `fp32`, `bf16`, `fp16`; their own if not given.
         offload_optimizer: Keep the optimizer's shards and its state in host memory, and step there.
     """

@@ -36,7 +36,8 @@ class ZeROConfig:
     overlap_comm: bool = True
     """Reduce gradients while the backward pass computes others."""
     reduce_scatter: bool = True
-    """Send each rank the sum of its own shard; false sends all sums to all, half as much again in a step."""
+    """Send each rank the sum of its own shard; false sends all sums to all, half as much again in a step. Gloo always
+    does the latter; stages 1 and 2."""
     bucket_size_mb: int | None = None
     """Mebibytes of gradients reduced, or weights gathered, at once; 25 by default. At stage 3 a unit is a bucket."""
     reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from trustformers_pl.plan import Plan
     from trustformers_pl.run import Run
-
-logger = logging.getLogger(__name__)
 
 
 class ZeROPlugin(Plugin):

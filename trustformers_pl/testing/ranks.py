@@ -70,7 +70,7 @@ class Ranks:
     ) -> tuple[list[int | None], list[Any], list[str]]:
         context = get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        environments = _environments(world_size)
+        environments = rank_environments(world_size)
         with tempfile.TemporaryDirectory() as folder:  # not the run's folder, which is looked at
             outputs = [Path(folder, f"rank-{rank}") for rank in range(world_size)]
             pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
@@ -131,7 +131,8 @@ def _rank(
     os._exit(code)  # a process group that waits for a dead rank must not keep this one
 
 
-def _environments(world_size: int) -> list[dict[str, str]]:
+def rank_environments(world_size: int) -> list[dict[str, str]]:
+    """The environment of each of so many ranks, as torchrun would set it; of a single one without a process group."""
     if world_size == 1:
         return [{**os.environ, "OMP_NUM_THREADS": "1"}]
     with socket.socket() as probe:
