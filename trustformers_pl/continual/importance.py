@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from trustformers_pl.gradients import GradientStep
 
+SAMPLES = 2000
+"""Of a task, for importances, by default: the mean of the squares of Gaussian gradients is then known to 3 %."""
+
 
 class ImportancePenalty(Callback):
     """Holds each weight near where earlier tasks left it, as firmly as it was important to them.
@@ -67,9 +70,18 @@ class ImportancePenalty(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lay out what was stored as the weights are."""
+        """Lay out what was stored as the weights are.
+
+        Raises:
+            RefusedError: The model or the data cannot give what is taken when a task ends.
+        """
         self._weights = {n: p for n, p in trained(pl_module).items() if p.requires_grad and p.is_floating_point()}
         self._lay_out()
+        if not self.absorbed:
+            self.rehearse(trainer, pl_module)
+
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first step, do with one sample what is done when a task ends: what cannot be, ends the run now."""
 
     @torch.no_grad()
     def add(self, step: GradientStep) -> None:
