@@ -70,6 +70,26 @@ class NamedDigits(Digits):
         return DataLoader(Named(super()._loader(x, y).dataset), batch_size=self.batch_size, **options)
 
 
+class Damaged(Named):
+    """The first sample, and every fiftieth, cannot be read."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if index % 50 == 0:
+            raise OSError("damaged")
+        return super().__getitem__(index)
+
+
+class DamagedDigits(Digits):
+    """Some samples cannot be read."""
+
+    def train_dataloader(self) -> Any:
+        pairs = super().train_dataloader().dataset
+        return DataLoader(Damaged(pairs), batch_size=self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Named(super().val_dataloader().dataset), batch_size=self.batch_size)
+
+
 class Weighable(Network):
     """For batches that are mappings; its loss takes a weight for each sample."""
 

@@ -160,3 +160,25 @@ def test_tasks_and_replay_and_lwf_in_one_run(tmp_path: Path) -> None:
     plain = accuracy("plain")
     both = accuracy("both", replay={"capacity": 100, "batch": 16}, lwf={"alpha": 0.5})
     assert both > plain + 0.2
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"ewc": {"batch_size": 7}},
+        {"mas": {}},
+        {"lwf": {"cache": True}},
+        {"replay": {"keep": "herding", "capacity": 20}},
+    ],
+    ids=str,
+)
+def test_samples_that_cannot_be_read_are_set_aside_in_passes_too(sections: dict[str, Any], tmp_path: Path) -> None:
+    """4 of 168, the very first among them: each is named once, and the run goes on through all tasks."""
+    made = recipe({"scenario": "class", "steps": 2}, every=8, checkpoint={}, quarantine={}, **sections)
+    made["data"] = {"class_path": "continual_job.DamagedDigits", "init_args": {"every": 8}}
+    made["model"] = {"class_path": "continual_job.Weighable"}
+    run = train(made, tmp_path).run
+    assert all(run.probe()[feature] for feature in sections)
+    assert run.callbacks("Tasks")[0].ended == 5
+    (quarantine,) = run.callbacks("Quarantine")
+    assert set(quarantine.found) == {0, 50, 100, 150}

@@ -50,6 +50,7 @@ class ImportancePenalty(Callback):
     def __init__(self, strength: float, *, decay: float = 1.0, recentred: bool = True) -> None:
         self.strength, self.decay, self.recentred = strength, decay, recentred
         self.absorbed = self.added = 0
+        self._rehearsed = False
         self._weights: dict[str, Tensor] = {}
         self._stored: dict[str, dict[str, Tensor]] | None = None
         self._constant = torch.zeros((), dtype=torch.double)
@@ -70,18 +71,24 @@ class ImportancePenalty(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lay out what was stored as the weights are.
+        """Lay out what was stored as the weights are."""
+        self._weights = {n: p for n, p in trained(pl_module).items() if p.requires_grad and p.is_floating_point()}
+        self._lay_out()
+        self._rehearsed = self.absorbed > 0
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first step, when every callback is ready for it, rehearse.
 
         Raises:
             RefusedError: The model or the data cannot give what is taken when a task ends.
         """
-        self._weights = {n: p for n, p in trained(pl_module).items() if p.requires_grad and p.is_floating_point()}
-        self._lay_out()
-        if not self.absorbed:
+        if not self._rehearsed:
+            self._rehearsed = True
             self.rehearse(trainer, pl_module)
 
     def rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first step, do with one sample what is done when a task ends: what cannot be, ends the run now."""
+        """Do with one sample what is done when a task ends: what cannot be done ends the run now."""
 
     @torch.no_grad()
     def add(self, step: GradientStep) -> None:

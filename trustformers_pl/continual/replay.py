@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from trustformers_pl.continual.mixing import take_up
 from trustformers_pl.continual.rows import labels_of, rows_of, with_rows
 from trustformers_pl.continual.sharing import of_balanced_draws, of_exemplars, of_uniform_draws, share, together
 from trustformers_pl.continual.store import Store
+from trustformers_pl.data.failures import FetchError
 from trustformers_pl.data.order import counter_seed
 from trustformers_pl.data.ranks import data_ranks
 from trustformers_pl.stateful import Scope, State
@@ -114,8 +116,12 @@ class Replay(Callback):
             DataError: There is no room, or samples have no class that this rule asks for.
         """
         take_up(trainer, self.mix)
-        loader: Any = trainer.train_dataloader
-        if hasattr(loader, "of_samples"):
+        self._look_at_one(trainer.train_dataloader)
+
+    def _look_at_one(self, loader: Any) -> None:
+        if not hasattr(loader, "of_samples"):
+            return
+        with suppress(FetchError):  # a bad sample is somebody else's matter
             rows = rows_of(next(loader.of_samples(torch.zeros(1, dtype=torch.int64), 1)), self.section)
             self.store.refuse_no_room(rows)
             if self.keep != "reservoir":

@@ -106,9 +106,10 @@ class Tasks(Callback):
 
     @property
     def loader(self) -> ResumableLoader:
-        """The training loader, for passes over its samples."""
+        """The training loader, for passes over its samples: that of the training once there is one."""
         assert self._loader is not None, "not before `setup`"
-        return self._loader
+        own: Any = None if self._trainer is None else self._trainer.train_dataloader
+        return own if hasattr(own, "of_samples") else self._loader
 
     @property
     def order(self) -> TaskOrder:
