@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from continual_job import recipe
-from lightning import Callback
+from continual_job import Digits, recipe
+from lightning import Callback, Trainer
 from task_steps import Net, Points, loader, trained
+from test_tasks import Ordinary
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from trustformers_pl.continual import Replay
+from trustformers_pl.continual import Replay, TaskOrder, Tasks
 from trustformers_pl.continual.fisher import diagonal_fisher
 from trustformers_pl.continual.likelihood import empirical
+from trustformers_pl.data import resumable_datamodule
+from trustformers_pl.precision_order import OrderedPrecision
 from trustformers_pl.steps import SampleWeights
 from trustformers_pl.testing.trial import train
 
@@ -182,3 +185,26 @@ def test_samples_that_cannot_be_read_are_set_aside_in_passes_too(sections: dict[
     assert run.callbacks("Tasks")[0].ended == 5
     (quarantine,) = run.callbacks("Quarantine")
     assert set(quarantine.found) == {0, 50, 100, 150}
+
+
+def smallest_first(indices: Tensor, epoch: int, seed: int) -> Tensor:
+    """A curriculum, as another feature may bring one."""
+    del epoch, seed
+    return indices.sort().values
+
+
+@pytest.mark.parametrize("first", ["tasks", "curriculum"])
+def test_another_order_orders_the_samples_of_a_task(first: str, tmp_path: Path) -> None:
+    """Whichever comes first, an epoch has its task's samples and no others, in the curriculum's order."""
+    tasks = TaskOrder("class", number=5)
+    functions = [tasks, smallest_first] if first == "tasks" else [smallest_first, tasks]
+    data = resumable_datamodule(Digits(every=20), seed=0, phases={"order": functions})
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=5, callbacks=[Tasks()], plugins=[OrderedPrecision()], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(Ordinary(), datamodule=data)
+    trained_on: Any = trainer.train_dataloader
+    for epoch in range(5):
+        found = torch.cat([*trained_on.batches_in(epoch)])
+        assert torch.equal(found, (tasks.of_sample == epoch).nonzero().flatten())
