@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from trustformers_pl.continual import transfer
@@ -121,7 +122,7 @@ class AccuracyMatrix(Callback):
 
     def _loaders(self, trainer: Trainer) -> list[ResumableLoader]:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        made = datamodule.val_dataloader() if hasattr(datamodule, "val_dataloader") else []
+        made = datamodule.val_dataloader() if is_overridden("val_dataloader", datamodule) else []
         loaders = list(made) if isinstance(made, list | tuple) else [made]
         found = [loader for loader in loaders if hasattr(loader, "of_samples")]
         if not found and not self._warned and trainer.is_global_zero:
