@@ -54,12 +54,12 @@ class AccuracyMatrix(Callback):
             self.untrained = self._measured(trainer, pl_module)
 
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
-        """Measure and log."""
-        del task
+        """Measure and log, and say it where there is a progress bar."""
         row = self._measured(trainer, pl_module)
         if row:
             self.rows.append(row)
             self._log(trainer)
+            self._say(trainer, task)
 
     @property
     def matrix(self) -> Tensor:
@@ -87,6 +87,12 @@ class AccuracyMatrix(Callback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
         trainer._logger_connector.log_metrics(dict[str, Any](metrics), step=step)
         self._publish(trainer, metrics)
+
+    def _say(self, trainer: Trainer, task: int) -> None:
+        bar = trainer.progress_bar_callback
+        if bar is not None and trainer.is_global_zero:
+            shown = "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in self.metrics.items())
+            bar.print(f"task {task} ended{shown}")
 
     def _publish(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
