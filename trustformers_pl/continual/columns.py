@@ -110,11 +110,12 @@ class Column(nn.Module):
         self.body = body
         self.levels = tuple(levels)
         self.laterals = nn.ModuleList(laterals)
-        self._reading: _Reading | None = None
+        self._reading: Reading | None = None
+        self._frozen: tuple[str, ...] = ()
         self._tapped: list[tuple[nn.Module, list[Any]]] = []
 
     @override
-    def forward(self, earlier: Sequence[Sequence[Tensor]], /, *args: Any, **kwargs: Any) -> tuple[Any, _Reading]:
+    def forward(self, earlier: Sequence[Sequence[Tensor]], /, *args: Any, **kwargs: Any) -> tuple[Any, Reading]:
         """Compute the module.
 
         Args:
@@ -128,16 +129,38 @@ class Column(nn.Module):
         Raises:
             RefusedError: A level was not called, or more than once.
         """
-        self._tap()
-        reading = self._reading = _Reading(earlier, self.laterals, len(self.levels))
-        try:
-            outputs = self.body(*args, **kwargs)
-        finally:
-            self._reading = None
+        reading = self.begin(earlier)
+        outputs = self.during(reading, self.body, *args, **kwargs)
         for name, calls in zip(self.levels, reading.calls, strict=True):
             if calls != 1:
                 raise RefusedError(f"progressive: level {name} was called {calls} times in one pass; name others")
         return outputs, reading
+
+    def begin(self, earlier: Sequence[Sequence[Tensor]]) -> Reading:
+        """Start a pass, of which `during` computes parts; see `forward`."""
+        self._tap()
+        return Reading(earlier, self.laterals, len(self.levels))
+
+    def during(self, reading: Reading, part: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the module, or a part of it, as part of a pass."""
+        self._reading = reading
+        try:
+            return part(*args, **kwargs)
+        finally:
+            self._reading = None
+
+    def freeze(self) -> None:
+        """Let nothing of it train; `thaw` takes that back."""
+        self._frozen += tuple(name for name, parameter in self.named_parameters() if parameter.requires_grad)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def thaw(self) -> None:
+        """Let train what trained before it was frozen."""
+        for name in self._frozen:
+            self.get_parameter(name).requires_grad_(True)
+        self._frozen = ()
 
     def _tap(self) -> None:
         """Put hooks at the levels, unless they are there: a later change of the module may have replaced some."""
@@ -150,7 +173,7 @@ class Column(nn.Module):
         self._tapped = [(level, _Tap(self, index).put_at(level)) for index, level in enumerate(found)]
 
 
-class _Reading:
+class Reading:
     """One pass through a column.
 
     Attributes:

@@ -6,6 +6,7 @@ Rusu et al. 2016, "Progressive Neural Networks".
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from trustformers_pl.data.order import counter_seed
 from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Start = Literal["fresh", "copy"]
 WIDTHS = "widths"
@@ -74,7 +75,7 @@ class ProgressiveNetwork(nn.Module):
         self.columns = nn.ModuleList([self._as_column(first)])
         known = [_static_widths(first.get_submodule(name)) for name in self.levels]
         self.register_buffer(WIDTHS, torch.tensor(known))
-        self._widths_known = all(width for pair in known for width in pair)
+        self.knows_widths = all(width for pair in known for width in pair)
 
     def _as_column(self, body: nn.Module, laterals: Sequence[nn.Module] = ()) -> Column:
         return Column(body, self.levels, laterals)
@@ -89,7 +90,7 @@ class ProgressiveNetwork(nn.Module):
             RefusedError: The widths of the levels are not known yet: not all of them are `nn.Linear` or `nn.Conv2d`,
                 and nothing was computed.
         """
-        if not self._widths_known:
+        if not self.knows_widths:
             raise RefusedError("progressive: widths of the levels are known when a batch was computed; do that first")
         number = len(self.columns)
         with torch.random.fork_rng(devices=[]):
@@ -125,18 +126,19 @@ class ProgressiveNetwork(nn.Module):
 
     def freeze(self) -> None:
         """Let none of the present columns train again."""
-        for parameter in self.columns.parameters():
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        for column in self._columns():
+            column.freeze()
 
     def shrink(self, count: int) -> None:
-        """Take all but the first columns away; what is left stays frozen.
+        """Take all but the first columns away; the last of them trains again.
 
         Args:
-            count: Columns to keep.
+            count: Columns to keep, at least one; no more than there are.
         """
-        del self.columns[count:]
-        self.train(self.training)
+        if count < len(self.columns):
+            del self.columns[count:]
+            self._columns()[-1].thaw()
+            self.train(self.training)
 
     @override
     def train(self, mode: bool = True) -> ProgressiveNetwork:
@@ -155,21 +157,26 @@ class ProgressiveNetwork(nn.Module):
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What one column answers, with the activations of those before it."""
-        columns = self._columns()
+        *before, last = self.answering_columns()
         earlier: list[Sequence[Tensor]] = []
         with torch.no_grad():
-            for column in columns[: self.answering]:
+            for column in before:
                 earlier.append(column(earlier, *args, **kwargs)[1].inputs)
-        outputs, reading = columns[self.answering](earlier, *args, **kwargs)
-        if not self._widths_known:
-            self._learn(reading.widths)
+        outputs, reading = last(earlier, *args, **kwargs)
+        if not self.knows_widths:
+            self.learn(reading.widths)
         return outputs
 
+    def answering_columns(self) -> list[Column]:
+        """The column that answers, after those that it reads."""
+        return self._columns()[: self.answering + 1]
+
     @torch.no_grad()
-    def _learn(self, widths: Sequence[tuple[int, int]]) -> None:
+    def learn(self, widths: Sequence[tuple[int, int]]) -> None:
+        """Take up the widths that each level reads and gives, (L, 2)."""
         own = self.get_buffer(WIDTHS)
         own.copy_(torch.tensor(widths))
-        self._widths_known = True
+        self.knows_widths = True
 
     def _columns(self) -> list[Column]:
         return [column for column in self.columns if isinstance(column, Column)]
@@ -177,19 +184,28 @@ class ProgressiveNetwork(nn.Module):
     @override
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         """Make as many columns as there are in the state; then they load theirs."""
-        count = stored_columns(state_dict, prefix)
-        if count:
-            self.know_widths(state_dict, prefix)
-            self.shrink(count)
-            while len(self.columns) < count:
-                self.grow()
+        count = self.prepare(state_dict, prefix)
+        while len(self.columns) < count:
+            self.grow()
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def know_widths(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Take the levels' widths from a state in which this network has a name."""
-        stored = state_dict.get(f"{prefix}{WIDTHS}")
-        if stored is not None and bool((stored > 0).all()):
-            self._learn(stored.tolist())
+    def prepare(self, state_dict: Mapping[str, Any], prefix: str) -> int:
+        """Take columns away that a state does not have, and learn from it what new ones need.
+
+        Args:
+            state_dict: Of a module.
+            prefix: This network's name in it, with a dot at the end.
+
+        Returns:
+            How many columns the state has; 0 where it knows none.
+        """
+        count = stored_columns(state_dict, prefix)
+        if count:
+            stored = state_dict.get(f"{prefix}{WIDTHS}")
+            if stored is not None and bool((stored > 0).all()):
+                self.learn(stored.tolist())
+            self.shrink(count)
+        return count
 
 
 def stored_columns(state_dict: Mapping[str, Any], prefix: str) -> int:
@@ -201,6 +217,19 @@ def stored_columns(state_dict: Mapping[str, Any], prefix: str) -> int:
     """
     column = re.compile(re.escape(f"{prefix}columns.") + r"(\d+)\.")
     return 1 + max((int(found[1]) for key in state_dict if (found := column.match(key))), default=-1)
+
+
+@contextmanager
+def answering(module: nn.Module, task: int | None) -> Iterator[None]:
+    """Inside, the columns of one task answer, where there are any; None lets each network as it is."""
+    changed = [(one, one.task) for one in networks(module).values()] if task is not None else []
+    for network, _ in changed:
+        network.task = task
+    try:
+        yield
+    finally:
+        for network, before in changed:
+            network.task = before
 
 
 def networks(module: nn.Module) -> dict[str, ProgressiveNetwork]:
