@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ProgressivePlugin(Plugin):
     """Progressive networks: a new column of layers for each task, which also reads the frozen columns before it."""
 
-    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"column": "blocks"})
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"column": "blocks.0.mlp", "levels": ("gate_up", "down")})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -76,10 +76,10 @@ class ProgressivePlugin(Plugin):
     @hookimpl
     def check(self, plan: Plan) -> list[str]:
         """Each sample's column must be known."""
-        (tasks,) = [plugin for plugin in plan.plugins if plugin.name == "tasks"]
-        if tasks.config.scenario != "class":  # type: ignore[attr-defined]
+        configs: list[Any] = [plugin.config for plugin in plan.plugins if plugin.name == "tasks"]
+        if not any(config.scenario == "class" for config in configs):
             return []
-        cause = "a column must be chosen for each sample, and tasks.scenario class tells no tasks"
+        cause = "progressive chooses a column for each sample, and tasks.scenario class tells no tasks"
         return [f"{plan.place(self.name)}: {cause}; use scenario task or domain"]
 
     @hookimpl
