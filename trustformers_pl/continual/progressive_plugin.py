@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ProgressivePlugin(Plugin):
     """Progressive networks: a new column of layers for each task, which also reads the frozen columns before it."""
 
-    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"column": "blocks.0.mlp", "levels": ("gate_up", "down")})
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"column": "blocks.0.mlp", "levels": ["gate_up", "down"]})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
