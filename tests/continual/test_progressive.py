@@ -261,3 +261,35 @@ def test_refused_before_training(sections: dict[str, Any], said: str, tmp_path: 
         run.fit()
         steps.append(run.trainer.global_step)
     assert not steps
+
+
+COMPANY: dict[str, dict[str, Any]] = {
+    "ewc": {"ewc": {"strength": 10.0}},
+    "si": {"si": {"strength": 1.0}, "accumulate": {"batches": 2}},
+    "mas and the average": {"mas": {"strength": 1.0}, "ema": {"decay": 0.9}},
+    "lwf": {"lwf": {}},
+    "lwf with kept answers": {"lwf": {"cache": True}},
+    "replay and a layer that begins later": {
+        "replay": {"capacity": 30, "batch": 4},
+        "unfreeze": {"stages": [{"match": "*body.0.*", "step": 7}]},
+    },
+}
+
+
+@pytest.mark.parametrize("company", COMPANY)
+def test_beside_features_that_look_at_weights(company: str, tmp_path: Path) -> None:
+    """What is in no column trains on, and is held; killed in the third task, the run ends with the same bits."""
+    model = {"class_path": "columns_job.Beneath"}
+    sections = grown(THREE, every=4, model=model, checkpoint={"every_n_steps": 2, "keep_last": 50}, **COMPANY[company])
+    whole = train(sections, tmp_path / "whole")
+    assert all(whole.evidence[name] for name in COMPANY[company])
+    Ranks().run_until_killed(1, train_and_die, sections, str(tmp_path / "killed"), 7)
+    resumed = train(sections, tmp_path / "killed")
+    assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
+    module = whole.run.module
+    for name in ("EWC", "SI", "MAS"):
+        for callback in whole.run.callbacks(name):
+            assert callback.curvature.keys() == {n for n, p in module.named_parameters() if p.requires_grad}
+            assert callback.curvature["below.0.weight"].any()
+    for callback in whole.run.callbacks("EMA"):
+        assert callback.averages.keys() == {n for n, p in module.named_parameters() if p.requires_grad}
