@@ -62,8 +62,8 @@ class Trait(StrEnum):
     """The data come as one task after another, and callbacks are told where each begins and ends. By `tasks`; for
     features that keep what earlier tasks taught."""
     ROLLS_BACK = "rolls-back"
-    """The run may go back to a checkpoint while it trains. By `finite` and `spikes`; refused by features that change what
-    a checkpoint fits."""
+    """The run may go back to a checkpoint while it trains. By `finite` and `spikes`; refused by features that change
+    what a checkpoint fits."""
     DEFERRED_VALUES = "deferred-values"
     """The module is built on the meta device, and gets its values where they will lie. By sharding of weights; asked
     for by the engine when it builds the module."""

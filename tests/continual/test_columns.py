@@ -115,7 +115,9 @@ def test_convolutions_read_by_convolutions_of_their_geometry(kind: Any) -> None:
     if kind == "linear":
         added = F.conv2d(h[0], one.u[0].weight, stride=2, padding=1), h[1] @ two.u[0].weight.T
     else:
-        narrow = torch.relu(torch.einsum("oi,bihw->bohw", one.v.weight[..., 0, 0], one.alpha * h[0]) + one.v.bias[:, None, None])
+        narrow = torch.relu(
+            torch.einsum("oi,bihw->bohw", one.v.weight[..., 0, 0], one.alpha * h[0]) + one.v.bias[:, None, None]
+        )
         flat = torch.relu(two.alpha * h[1] @ two.v.weight.T + two.v.bias)
         added = F.conv2d(narrow, one.u.weight, stride=2, padding=1), flat @ two.u.weight.T
     z = second[3](second[:3](x)) + added[0]
@@ -171,7 +173,10 @@ def test_only_the_newest_column_trains() -> None:
 
 def test_no_task_is_forgotten() -> None:
     """Digits, a column a task: the answers to earlier tasks keep their bits."""
-    network, answers = ProgressiveNetwork(nn.Sequential(nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 2))), []
+    network, answers = (
+        ProgressiveNetwork(nn.Sequential(nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 2))),
+        [],
+    )
     for number, (x, y, test_x, test_y) in enumerate(tasks()[:3]):
         if number:
             network.grow()
@@ -209,13 +214,15 @@ def test_a_state_makes_as_many_columns_as_it_has(body: Any) -> None:
 def test_copies_are_of_their_own() -> None:
     network, x = three_columns(), torch.randn(3, 4)
     network(x)
-    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):  # noqa: S301
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         assert torch.equal(network(x), other(x))
         with torch.no_grad():
             other.columns[0].body[0].weight.zero_()
             other.columns[2].laterals[0].u[0].weight.zero_()
         assert not torch.equal(network(x), other(x))
-        assert not any(level._forward_hooks.keys() - {0} and len(level._forward_hooks) > 1 for level in other.columns[0].body)
+        assert not any(
+            level._forward_hooks.keys() - {0} and len(level._forward_hooks) > 1 for level in other.columns[0].body
+        )
         assert other.grow().body[0].weight.requires_grad
 
 

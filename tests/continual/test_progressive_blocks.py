@@ -84,7 +84,11 @@ def test_new_blocks_are_drawn_as_the_models_own() -> None:
 
 
 def test_an_encoder_and_adapters() -> None:
-    model = grown(EncoderClassifier(vocab_size=20, d_model=16, n_layers=2, n_heads=2, context_length=12, n_classes=3), lateral="adapter", hidden=4)
+    model = grown(
+        EncoderClassifier(vocab_size=20, d_model=16, n_layers=2, n_heads=2, context_length=12, n_classes=3),
+        lateral="adapter",
+        hidden=4,
+    )
     batch = {"input_ids": torch.randint(0, 20, (2, 6))}
     assert model(batch).shape == (2, 3)
     assert model.blocks.columns[2].laterals[0].v.weight.shape == (4, 32)

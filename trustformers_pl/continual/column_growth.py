@@ -98,7 +98,7 @@ class ProgressiveModule:
         if rows is None:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         found: Any = None
-        for task in rows.unique().tolist():
+        for task in sorted(set(rows.tolist())):
             with answering(module, task):
                 outputs = super().forward(*args, **kwargs)  # type: ignore[misc]
             found = outputs if found is None else _with_rows(found, outputs, rows == task)
@@ -113,7 +113,7 @@ class ProgressiveModule:
             labels = of_batch(batch, getattr(self, "label_field", LABELS))
         except DataError:  # a batch to predict
             return None
-        tasks = of_class.to(labels.device)[labels.clamp(0, len(of_class) - 1)]
+        tasks: Tensor = of_class.to(labels.device)[labels.clamp(0, len(of_class) - 1)]
         return tasks.where(tasks != NO_TASK, tasks.max())
 
 
@@ -122,5 +122,7 @@ def _with_rows(old: Any, new: Any, rows: Tensor) -> Any:
     if isinstance(old, Mapping):
         return {key: _with_rows(value, new[key], rows) for key, value in old.items()}
     if not isinstance(old, Tensor) or old.shape[:1] != rows.shape:
-        raise RefusedError(f"progressive: outputs of several columns are put together by rows, not {type(old).__name__}")
+        raise RefusedError(
+            f"progressive: outputs of several columns are put together by rows, not {type(old).__name__}"
+        )
     return torch.where(rows.to(old.device).view(-1, *[1] * (old.dim() - 1)), new, old)

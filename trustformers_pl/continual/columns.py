@@ -1,7 +1,7 @@
 """The columns of a progressive network, and the lateral connections by which one reads those before it.
 
-Rusu et al. 2016, "Progressive Neural Networks". A column is a module of any kind that computes its *levels*, children of
-it, one after another; what level i reads is h_{i-1} of the paper.
+Rusu et al. 2016, "Progressive Neural Networks". A column is a module of any kind that computes its *levels*, children
+of it, one after another; what level i reads is h_{i-1} of the paper.
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ class Column(nn.Module):
     def _tap(self) -> None:
         """Put hooks at the levels, unless they are there: a later change of the module may have replaced some."""
         found = [self.body.get_submodule(name) for name in self.levels]
-        if len(self._tapped) == len(found) and all(one is old for one, (old, _) in zip(found, self._tapped, strict=True)):
+        if len(self._tapped) == len(found) and all(
+            one is old for one, (old, _) in zip(found, self._tapped, strict=True)
+        ):
             return
         for _, handles in self._tapped:
             for handle in handles:
@@ -208,13 +210,13 @@ class _Tap:
     def put_at(self, level: nn.Module) -> list[Any]:
         return [level.register_forward_pre_hook(self.before, with_kwargs=True), level.register_forward_hook(self.after)]
 
-    def before(self, level: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         reading = self.column._reading
         if reading is not None:
             reading.calls[self.index] += 1
             reading.inputs[self.index] = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
 
-    def after(self, level: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def after(self, level: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
         reading = self.column._reading
         return None if reading is None else reading.add(self.index, level, output)
 
@@ -225,7 +227,7 @@ def _axis(level: nn.Module, output: Tensor) -> int:
         return 1
     if output.dim() == 4 and not isinstance(level, nn.Linear):
         raise RefusedError(
-            f"progressive: a level that is a {type(level).__name__} gives images, and its geometry is not known; name the "
-            "nn.Conv2d in it as the level"
+            f"progressive: a level that is a {type(level).__name__} gives images, and its geometry is not known; name "
+            "the nn.Conv2d in it as the level"
         )
     return -1

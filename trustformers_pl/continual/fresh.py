@@ -50,7 +50,9 @@ def fresh(
     if weights is not None:
         if weights.keys() != made.state_dict().keys():
             changed = ", ".join(sorted(weights.keys() ^ made.state_dict().keys())[:3])
-            raise RefusedError(f"progressive: the column before has other parameters by now ({changed}); `start: fresh`")
+            raise RefusedError(
+                f"progressive: the column before has other parameters by now ({changed}); `start: fresh`"
+            )
         made.load_state_dict(weights)
         return made
     for module in made.modules():
@@ -71,8 +73,8 @@ def refuse_unfreshable(module: nn.Module) -> None:
     for name, one in module.named_modules():
         if next(one.parameters(recurse=False), None) is not None and _reset(one) is None:
             raise RefusedError(
-                f"progressive: {name or 'the column'} ({type(one).__name__}) has parameters and no reset_parameters() to "
-                "draw them anew; give it one, or use `start: copy`"
+                f"progressive: {name or 'the column'} ({type(one).__name__}) has parameters and no reset_parameters() "
+                "to draw them anew; give it one, or use `start: copy`"
             )
 
 

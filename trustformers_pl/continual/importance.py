@@ -79,7 +79,9 @@ class ImportancePenalty(Callback):
             new = {n: torch.zeros_like(p.detach(), dtype=_wide(p)) for n, p in self._weights.items()}
             self._curvature = {name: self._curvature.get(name, zeros) for name, zeros in new.items()}
             self._centre = {
-                name: self._centre[name] if name in self._centre else self._weights[name].detach().to(zeros.dtype, copy=True)
+                name: self._centre[name]
+                if name in self._centre
+                else self._weights[name].detach().to(zeros.dtype, copy=True)
                 for name, zeros in new.items()
             }
         self._rules = {}

@@ -32,7 +32,8 @@ class AccuracyMatrix(Callback):
 
     Logged after each task: `average_accuracy`, and from the second one on `forgetting`, `backward_transfer` and
     `forward_transfer` (see `trustformers_pl.continual.transfer`), `task_accuracy_J` of each task J. Samples are divided
-    into tasks as the training data are; of a progressive network each task's own column answers. Each label counts once: of a sequence each position that is not -100.
+    into tasks as the training data are; of a progressive network each task's own column answers. Each label counts
+    once: of a sequence each position that is not -100.
 
     Args:
         batch_size: Samples of a rank's batch.

@@ -44,13 +44,13 @@ class Progressive(Callback):
         if stage != "fit":
             return
         if tasks_of(trainer, type(self).__name__).order.scenario == "class":
-            raise RefusedError("Progressive: a column must be chosen for each sample, and scenario class tells no tasks")
+            raise RefusedError(
+                "Progressive: a column must be chosen for each sample, and scenario class tells no tasks"
+            )
 
     @override
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any]
-    ) -> None:
-        """The weights are loaded and the optimizer is not built yet: it shall not have what was frozen."""
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+        """The weights are loaded, and the optimizer is not built yet: it shall not have what was frozen."""
         if any(len(network.columns) > 1 for network in networks(pl_module).values()):
             self._freeze_rest(pl_module)
 
@@ -69,6 +69,7 @@ class Progressive(Callback):
 
     def on_task_start(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
         """A column for each task but the first, which has one."""
+        del trainer
         if not task:
             return
         self._freeze_rest(pl_module)

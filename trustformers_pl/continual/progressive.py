@@ -238,7 +238,7 @@ def networks(module: nn.Module) -> dict[str, ProgressiveNetwork]:
 
 
 def default_levels(body: nn.Module) -> tuple[str, ...]:
-    """The children of a sequence, or of the one list of blocks in a module, that have weights of two dimensions or more.
+    """The children of a sequence, or of the one list of blocks in a module, that have weights of two dimensions.
 
     Raises:
         RefusedError: There is no such list, or several.
@@ -248,7 +248,9 @@ def default_levels(body: nn.Module) -> tuple[str, ...]:
     found = [(f"{name}." if name else "", one) for name, one in lists.items() if isinstance(one, sequence)]
     if len(found) != 1:
         kind = type(body).__name__
-        raise RefusedError(f"progressive: {kind} is no sequence and has {len(found)} lists of blocks; name its `levels`")
+        raise RefusedError(
+            f"progressive: {kind} is no sequence and has {len(found)} lists of blocks; name its `levels`"
+        )
     prefix, children = found[0]
     weighty = [n for n, child in children.named_children() if any(p.dim() > 1 for p in child.parameters())]
     return tuple(f"{prefix}{name}" for name in weighty)
@@ -263,8 +265,8 @@ def _check_levels(body: nn.Module, levels: Sequence[str]) -> None:
             raise RefusedError(f"progressive.levels: the column has no {name!r}; it has {have}") from error
     if len(set(levels)) != len(levels) or len(levels) < 2:
         raise RefusedError(
-            f"progressive.levels: {', '.join(levels) or 'none'}: laterals go to the second and later levels; give two or "
-            "more different ones"
+            f"progressive.levels: {', '.join(levels) or 'none'}: laterals go to the second and later levels; give two "
+            "or more different ones"
         )
 
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trustformers_pl.continual.columns import Column
 from trustformers_pl.continual.progressive import ProgressiveNetwork
 from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trustformers_pl.continual.columns import Reading
+    from trustformers_pl.continual.columns import Column, Reading
 
 
 class ProgressiveBlocks(ProgressiveNetwork):

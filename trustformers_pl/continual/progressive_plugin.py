@@ -56,6 +56,7 @@ class ProgressivePlugin(Plugin):
     @classmethod
     def traits(cls, config: Config) -> Traits:
         """It changes the module's structure during the training, which neither shards nor old checkpoints follow."""
+        del config
         sharded = Refusal(
             trait=Trait.SHARDED_GRADIENTS,
             reason="shards are laid out once, and columns grow during the training",

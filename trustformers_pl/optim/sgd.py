@@ -67,7 +67,7 @@ class SGD(torch.optim.SGD):
         return loss
 
     def _begins_in_part(self, group: dict[str, Any]) -> bool:
-        """Whether some weights begin to train in this step: the kernel takes first steps of all of a group or of none."""
+        """Whether some weights begin to train in this step: the kernel takes the first step of all or of none."""
         trained = [parameter for parameter in group["params"] if parameter.grad is not None]
         begun = [self.state.get(parameter, {}).get("momentum_buffer") is not None for parameter in trained]
         return bool(group["momentum"]) and any(begun) and not all(begun)
