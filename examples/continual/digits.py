@@ -9,7 +9,7 @@ from lightning import LightningDataModule, LightningModule
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 
 class Digits(LightningDataModule):
@@ -50,3 +50,26 @@ class Network(LightningModule):
     def loss(self, outputs: Tensor, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of cross-entropies, and the number of samples."""
         return F.cross_entropy(outputs, batch[1], reduction="sum"), torch.tensor(len(batch[1]))
+
+
+class DigitsInTwoDomains(Digits):
+    """Digits as they are, then a few of them as negatives with noise.
+
+    Both domains have the same ten classes; what is held out is the same quarter of each.
+    """
+
+    def __init__(self, batch_size: int = 16, few: int = 40) -> None:
+        super().__init__(batch_size)
+        noise = torch.randn(self.x.shape, generator=torch.Generator().manual_seed(1))
+        self.few = few
+        self.other = 1 - self.x + 0.2 * noise
+
+    def train_dataloader(self) -> Any:
+        """All of the first domain's three quarters, and few of the second's."""
+        data = [TensorDataset(x[:n], self.y[:n]) for x, n in ((self.x, self.cut), (self.other, self.few))]
+        return DataLoader(ConcatDataset(data), batch_size=self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        """The last quarter, in both domains."""
+        data = [TensorDataset(x[self.cut :], self.y[self.cut :]) for x in (self.x, self.other)]
+        return DataLoader(ConcatDataset(data), batch_size=256)
