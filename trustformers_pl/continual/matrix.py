@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from trustformers_pl.continual import transfer
@@ -55,12 +56,12 @@ class AccuracyMatrix(Callback):
             self.untrained = self._measured(trainer, pl_module)
 
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
-        """Measure and log."""
-        del task
+        """Measure and log, and say it where there is a progress bar."""
         row = self._measured(trainer, pl_module)
         if row:
             self.rows.append(row)
             self._log(trainer)
+            self._say(trainer, task)
 
     @property
     def matrix(self) -> Tensor:
@@ -88,6 +89,12 @@ class AccuracyMatrix(Callback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
         trainer._logger_connector.log_metrics(dict[str, Any](metrics), step=step)
         self._publish(trainer, metrics)
+
+    def _say(self, trainer: Trainer, task: int) -> None:
+        bar = trainer.progress_bar_callback
+        if bar is not None and trainer.is_global_zero:
+            shown = "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in self.metrics.items())
+            bar.print(f"task {task} ended{shown}")
 
     def _publish(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
@@ -124,7 +131,7 @@ class AccuracyMatrix(Callback):
 
     def _loaders(self, trainer: Trainer) -> list[ResumableLoader]:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        made = datamodule.val_dataloader() if hasattr(datamodule, "val_dataloader") else []
+        made = datamodule.val_dataloader() if is_overridden("val_dataloader", datamodule) else []
         loaders = list(made) if isinstance(made, list | tuple) else [made]
         found = [loader for loader in loaders if hasattr(loader, "of_samples")]
         if not found and not self._warned and trainer.is_global_zero:
