@@ -90,6 +90,21 @@ class ImportancePenalty(Callback):
     def rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do with one sample what is done when a task ends: what cannot be done ends the run now."""
 
+    def on_grown(self, trainer: Trainer, pl_module: LightningModule, names: tuple[str, ...]) -> None:
+        """New weights were not important to earlier tasks; frozen ones need no holding."""
+        del trainer, names
+        self._weights = {n: p for n, p in trained(pl_module).items() if p.requires_grad and p.is_floating_point()}
+        if self._curvature:
+            new = {n: torch.zeros_like(p.detach(), dtype=_wide(p)) for n, p in self._weights.items()}
+            self._curvature = {name: self._curvature.get(name, zeros) for name, zeros in new.items()}
+            self._centre = {
+                name: self._centre[name]
+                if name in self._centre
+                else self._weights[name].detach().to(zeros.dtype, copy=True)
+                for name, zeros in new.items()
+            }
+        self._rules = {}
+
     @torch.no_grad()
     def add(self, step: GradientStep) -> None:
         """Make the penalty part of one optimizer step."""
@@ -156,6 +171,10 @@ class ImportancePenalty(Callback):
             {name: place_like(tensor, self._weights[name].detach()) for name, tensor in stored[key].items()}
             for key in ("curvature", "centre")
         )
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _as(value: Tensor, weight: Tensor) -> Tensor:

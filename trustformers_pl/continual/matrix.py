@@ -14,6 +14,7 @@ from typing_extensions import override
 from trustformers_pl.continual import transfer
 from trustformers_pl.continual.labels import LABELS
 from trustformers_pl.continual.passes import evaluating, forward, parts, right_and_all
+from trustformers_pl.continual.progressive import answering
 from trustformers_pl.continual.tasks import tasks_of
 from trustformers_pl.loss_window import sum_over_data_ranks
 from trustformers_pl.stateful import State
@@ -32,7 +33,8 @@ class AccuracyMatrix(Callback):
 
     Logged after each task: `average_accuracy`, and from the second one on `forgetting`, `backward_transfer` and
     `forward_transfer` (see `trustformers_pl.continual.transfer`), `task_accuracy_J` of each task J. Samples are divided
-    into tasks as the training data are. Each label counts once: of a sequence each position that is not -100.
+    into tasks as the training data are; of a progressive network each task's own column answers. Each label counts
+    once: of a sequence each position that is not -100.
 
     Args:
         batch_size: Samples of a rank's batch.
@@ -112,7 +114,8 @@ class AccuracyMatrix(Callback):
                 found = True
                 of_sample = tasks.order.known.of_samples(loader.dataset, strict=False)
                 for task in range(len(counts)):
-                    counts[task] += self._counted(trainer, module, loader, (of_sample == task).nonzero().flatten())
+                    with answering(module, task):
+                        counts[task] += self._counted(trainer, module, loader, (of_sample == task).nonzero().flatten())
         if not found:
             return []
         whole = sum_over_data_ranks(counts, module).cpu()
