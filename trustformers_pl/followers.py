@@ -1,4 +1,4 @@
-"""New parameter groups under a learning-rate schedule that has begun."""
+"""Other parameter groups for an optimizer in use, under a learning-rate schedule that has begun."""
 
 from __future__ import annotations
 
@@ -44,22 +44,49 @@ def refuse_unfollowable(schedulers: Sequence[Any]) -> None:
             raise RefusedError(f"grow: {name} has a factor for each group, and none for a new part; give it one")
 
 
-def follow(optimizer: Optimizer, groups: Sequence[dict[str, Any]], schedulers: Sequence[Any]) -> None:
-    """Add groups to an optimizer, each at its own rate times what the schedule has made of the first group's.
+def regroup(optimizer: Optimizer, groups: Sequence[dict[str, Any]], schedulers: Sequence[Any]) -> None:
+    """Give an optimizer in use other groups, each at its own rate times what the schedule has made of the first one's.
+
+    State of parameters that go on training stays, that of all others is freed. The optimizer, its list of groups and
+    its mapping of state stay the same objects, as others refer to them.
 
     Args:
         optimizer: In use.
-        groups: As `add_param_group` takes them; their `lr` is the peak rate, or the optimizer's default.
+        groups: All of them, as `add_param_group` takes them; their `lr` is the peak rate, or the optimizer's default.
         schedulers: Of the optimizer; none of them is refused by `refuse_unfollowable`.
     """
-    first = optimizer.param_groups[0]
+    before = list(optimizer.param_groups)
+    first = before[0]
     reached = first["lr"] / first["initial_lr"] if first.get("initial_lr") else 1.0
-    for group in groups:
-        peak = group.get("initial_lr", group.get("lr", optimizer.defaults["lr"]))
-        scheduled = {"lr": peak * reached, "initial_lr": peak} if schedulers else {"lr": peak}
-        optimizer.add_param_group({**group, **scheduled})
-        for scheduler in schedulers:
-            scheduler.base_lrs.append(peak)
-            scheduler._last_lr.append(peak * reached)
-            if hasattr(scheduler, "lr_lambdas"):
-                scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
+    optimizer.param_groups.clear()
+    try:
+        for group in groups:
+            peak = group.get("initial_lr", group.get("lr", optimizer.defaults["lr"]))
+            scheduled = {"lr": peak * reached, "initial_lr": peak} if schedulers else {"lr": peak * reached}
+            optimizer.add_param_group({**group, **scheduled})
+    except (ValueError, TypeError) as error:
+        optimizer.param_groups[:] = before
+        raise RefusedError(f"grow: the optimizer does not take the grown module's groups: {error}") from error
+    _free_state(optimizer)
+    for scheduler in schedulers:
+        _lengthen(scheduler, [group["initial_lr"] for group in optimizer.param_groups], reached)
+
+
+def _free_state(optimizer: Optimizer) -> None:
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    for parameter in [p for p in optimizer.state if id(p) not in trained]:
+        del optimizer.state[parameter]
+
+
+def _lengthen(scheduler: Any, peaks: list[float], reached: float) -> None:
+    scheduler.base_lrs = peaks
+    scheduler._last_lr = [peak * reached for peak in peaks]
+    if hasattr(scheduler, "lr_lambdas"):
+        scheduler.lr_lambdas = scheduler.lr_lambdas[:1] * len(peaks)
+
+
+def named(group: dict[str, Any]) -> dict[str, Any]:
+    """A group of a built optimizer, as one that `add_param_group` takes."""
+    names = group.get("param_names")
+    params = group["params"] if names is None else list(zip(names, group["params"], strict=True))
+    return {**{key: value for key, value in group.items() if key != "param_names"}, "params": params}

@@ -46,10 +46,12 @@ class Wrap:
         shards: By the `id` of each parameter of which the optimizer has but a shard, that shard.
         shards_weights: Whether the module's own parameters become shards (`DTensor`s) by `place`.
         on_host: Whether the ranks of an accelerator must also be able to speak of tensors in host memory.
+        takes_growth: Whether `place_again` can follow a module that grows while it is fitted.
     """
 
     shards_weights = False
     on_host = False
+    takes_growth = False
 
     def __init__(self) -> None:
         self.shards: Mapping[int, Tensor] = {}
@@ -65,6 +67,10 @@ class Wrap:
         """Wrap or change a module that is fitted; returns what runs the forward pass."""
         del placement
         return module
+
+    def place_again(self, module: nn.Module, placement: Placement) -> nn.Module:
+        """Wrap a module anew that has grown, at a step boundary; where `takes_growth`."""
+        return self.place(module, placement)
 
     def place_for_evaluation(self, module: nn.Module, placement: Placement) -> None:
         """Change a module that is only evaluated."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from typing_extensions import override
 
+from trustformers_pl.errors import RefusedError
 from trustformers_pl.mesh import DATA, Dimension, Placement, Wrap, mesh_sizes
 from trustformers_pl.placed_state import placed_module_state, placed_optimizer_state
 from trustformers_pl.precision_order import OrderedPrecision
@@ -202,16 +203,36 @@ class MeshStrategy(DDPStrategy):
 
     def _place(self, *, fitting: bool) -> None:
         assert self.model is not None
+        for wrap, placement in self._placements():
+            if fitting:
+                self.model = wrap.place(self.model, placement)
+            else:
+                wrap.place_for_evaluation(self.model, placement)
+
+    def _placements(self) -> Iterator[tuple[Wrap, Placement]]:
+        """What the dimensions do, and where; inner ones first."""
         dtype = getattr(self.precision_plugin, "compute_dtype", None)
         for dimension in reversed(self.dimensions):
-            if dimension.wrap is None:
-                continue
-            mesh = self.data_mesh if dimension.has_data else self.mesh[dimension.name]
-            placement = Placement(mesh, self.root_device, dtype)
-            if fitting:
-                self.model = dimension.wrap.place(self.model, placement)
-            else:
-                dimension.wrap.place_for_evaluation(self.model, placement)
+            if dimension.wrap is not None:
+                mesh = self.data_mesh if dimension.has_data else self.mesh[dimension.name]
+                yield dimension.wrap, Placement(mesh, self.root_device, dtype)
+
+    def refuse_growth(self) -> None:
+        """Look whether the module may grow while it is fitted.
+
+        Raises:
+            RefusedError: A dimension could not follow.
+        """
+        for wrap in self.wraps:
+            if not wrap.takes_growth:
+                raise RefusedError(f"grow: {type(wrap).__name__} does not take up a part that grows; use ddp")
+
+    def place_again(self) -> None:
+        """Put a module that has grown on its ranks anew. Collective, at a step boundary."""
+        self.model = self.lightning_module
+        for wrap, placement in self._placements():
+            assert self.model is not None
+            self.model = wrap.place_again(self.model, placement)
 
     @override
     def post_backward(self, closure_loss: Tensor) -> None:

@@ -10,6 +10,7 @@ from trustformers_pl.errors import PluginError, RefusedError
 from trustformers_pl.gradients import OURS_ALONE, GradientPhase, open_phases
 from trustformers_pl.parts import Part, part
 from trustformers_pl.plugins import trainer_argument_owners
+from trustformers_pl.traits import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ FILLED_OTHERWISE = {
     "strategy": "answer the hook `strategy` or `mesh`",
     "default_root_dir": "it is the run folder, which only the recipe names",
 }
+ENDS = {"max_epochs", "max_steps", "max_time"}
 # Whose the parts are that no section brings.
 ENGINE, WRITTEN = "", "trainer"
 
@@ -53,6 +55,7 @@ def trainer_part(plan: Plan) -> tuple[Part, dict[str, tuple[str, ...]]]:
         "default_root_dir": str(plan.folder),
         **QUIET_DEFAULTS,
         **OWN_SHARDING,
+        **_end(plan),
         **written,
         "callbacks": items(callbacks),
         "logger": items(answers(plan, "loggers")) or False,
@@ -62,6 +65,12 @@ def trainer_part(plan: Plan) -> tuple[Part, dict[str, tuple[str, ...]]]:
         arguments["strategy"] = strategy
     sections = {"callbacks": owners(callbacks), "plugins": owners(plugins), "mesh": owners(dimensions)}
     return part("trustformers_pl.loop:exact_loop", Part("lightning:Trainer", (), arguments)), sections
+
+
+def _end(plan: Plan) -> dict[str, Any]:
+    """No end, in place of Lightning's 1000 epochs, where a feature ends the training and the recipe does not."""
+    ends = any(Trait.OWN_END in plugin.traits(plugin.config).provides for plugin in plan.plugins)
+    return {"max_epochs": -1} if ends and not ENDS & plan.trainer.keys() else {}
 
 
 def _precision(plan: Plan, given: Part | str | int | None) -> Part:

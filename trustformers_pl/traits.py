@@ -61,6 +61,12 @@ class Trait(StrEnum):
     TASKS = "tasks"
     """The data come as one task after another, and callbacks are told where each begins and ends. By `tasks`; for
     features that keep what earlier tasks taught."""
+    ROLLS_BACK = "rolls-back"
+    """The run may go back to a checkpoint while it trains. By `finite` and `spikes`; refused by features that change
+    what a checkpoint fits."""
+    OWN_END = "own-end"
+    """A feature ends the training when it is done, so that the recipe need not say how long it lasts. By `tasks`; asked
+    for by the engine, which sets no end then."""
     DEFERRED_VALUES = "deferred-values"
     """The module is built on the meta device, and gets its values where they will lie. By sharding of weights; asked
     for by the engine when it builds the module."""

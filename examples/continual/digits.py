@@ -9,7 +9,7 @@ from lightning import LightningDataModule, LightningModule
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 
 class Images(Dataset[dict[str, Tensor]]):
@@ -68,3 +68,26 @@ class Network(LightningModule):
         """The sum of cross-entropies, each times the weight of its sample if there are any, and how many there are."""
         losses = F.cross_entropy(outputs, batch["labels"], reduction="none")
         return (losses if sample_weights is None else losses * sample_weights).sum(), torch.tensor(len(losses))
+
+
+class DigitsInTwoDomains(Digits):
+    """Digits as they are, then a few of them as negatives with noise.
+
+    Both domains have the same ten classes; what is held out is the same quarter of each.
+    """
+
+    def __init__(self, batch_size: int = 16, few: int = 40) -> None:
+        super().__init__(batch_size)
+        noise = torch.randn(self.x.shape, generator=torch.Generator().manual_seed(1))
+        self.few = few
+        self.other = 1 - self.x + 0.2 * noise
+
+    def train_dataloader(self) -> Any:
+        """All of the first domain's three quarters, and few of the second's."""
+        data = [Images(x[:n], self.y[:n]) for x, n in ((self.x, self.cut), (self.other, self.few))]
+        return DataLoader(ConcatDataset(data), batch_size=self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        """The last quarter, in both domains."""
+        data = [Images(x[self.cut :], self.y[self.cut :]) for x in (self.x, self.other)]
+        return DataLoader(ConcatDataset(data), batch_size=256)

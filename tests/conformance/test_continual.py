@@ -47,3 +47,18 @@ class TestSI(Conformance):
 class TestMAS(Conformance):
     plugin = "mas"
     neutral: ClassVar[Sections] = {"strength": 0.0}
+
+
+class TestProgressive(Conformance):
+    plugin = "progressive"
+
+
+class TestProgressiveBlocks(Conformance):
+    plugin = "progressive"
+    section: ClassVar[Sections] = {"column": "blocks", "lateral": "adapter", "freeze_rest": True}
+    beside: ClassVar[Sections] = {
+        "model": {
+            "class_path": "trustformers_pl.models.GPT",
+            "init_args": {"d_model": 8, "n_layers": 2, "n_heads": 2, "context_length": 8, "dropout": 0.1},
+        }
+    }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from continual_job import TEN, Digits, Network, recipe
+from digits_tasks import tasks
 from lightning import Callback, Trainer
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
@@ -88,6 +91,30 @@ def test_killed_inside_a_task_or_at_its_boundary_it_ends_with_the_same_bits(kill
     again = train(sections, tmp_path / "killed")  # its tasks are done
     assert again.run.trainer.global_step == 15
     assert again.state == whole.state
+
+
+def test_a_schedule_ends_with_the_last_task(tmp_path: Path) -> None:
+    """In 2 epochs of each task, each of as many batches as its digits fill (`Digits`): no end in the recipe, no warning."""
+    trainer = {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
+    trial = train(
+        recipe({"epochs": 2}, accumulate={"batches": 2}, trainer=trainer, schedule={"name": "cosine"}, progress={}),
+        tmp_path,
+    )
+    digits = torch.cat([task.y for task in tasks()])[::8]
+    steps = sum(2 * math.ceil(math.ceil(int((digits // 2 == task).sum()) / 16) / 2) for task in range(5))
+    assert trial.run.trainer.global_step == trial.run.trainer.max_steps == steps
+    rows = csv.DictReader((trial.run.folder / "metrics.csv").read_text().splitlines())
+    lr = [row["lr"] for row in rows if row["lr"]]
+    assert float(lr[0]) == pytest.approx(0.02)
+    assert float(lr[-1]) == pytest.approx(0.01 * (1 + math.cos(math.pi * (steps - 1) / steps)))
+
+
+def test_the_end_of_a_task_is_said(tmp_path: Path, capsys: Any) -> None:
+    train(recipe({"steps": 2}, every=20, progress={}), tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("task")]
+    assert len(lines) == 5
+    assert lines[0].startswith("task 0 ended  average accuracy 0.")
+    assert "  forgetting " in lines[4]
 
 
 def test_in_a_stock_trainer(tmp_path: Path) -> None:

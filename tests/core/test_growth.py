@@ -100,8 +100,9 @@ def test_a_grown_column_trains_as_in_plain_torch(grown_at: int) -> None:
     names = ["columns.0.weight", "columns.0.bias", "columns.1.weight", "columns.1.bias"]
     assert [name for name, _ in run.module.named_parameters()] == names
     (optimizer,) = run.trainer.optimizers
-    assert [group["param_names"] for group in optimizer.param_groups] == [[name] for name in names]
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1, 0.0]
+    # As a new AdamW of the grown module has them: by role, in the order of the names.
+    assert [group["param_names"] for group in optimizer.param_groups] == [names[::2], names[1::2]]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
     assert len({group["lr"] for group in optimizer.param_groups}) == 1
 
 
@@ -161,8 +162,8 @@ def test_settings_of_a_stock_optimizer(groups: Any) -> None:
     module = StockColumns(grouped=groups is not None)
     trained(module, Grows(3, groups=groups))
     (optimizer,) = module.trainer.optimizers
-    assert [(g["momentum"], g["weight_decay"]) for g in optimizer.param_groups] == (
-        [(0.9, 0), (0.9, 0)] if groups is None else [(0.9, 0.1), (0.9, 0.0)] * 2
+    assert [(g["momentum"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups] == (
+        [(0.9, 0, 4)] if groups is None else [(0.9, 0.1, 2), (0.9, 0.0, 2)]
     )
     assert not torch.equal(module.columns[1].weight, torch.full((1, 4), 0.5))
 
@@ -211,7 +212,6 @@ class Wrapping(SingleDeviceStrategy):
 @pytest.mark.parametrize(
     ("module", "arguments", "said"),
     [
-        (lambda: StockColumns(grouped=True), {}, "grow: the optimizer has several groups; say how .* with `groups=`"),
         (Two, {}, "grow: the module has several optimizers"),
         (
             StockColumns,
@@ -292,3 +292,54 @@ def test_each_part_has_draws_of_its_own() -> None:
     assert all(map(torch.equal, *grown))
     # Twelve draws of 24 bits each: a repeat is less likely than 1e-5.
     assert len(torch.cat(grown[0]).unique()) == 12
+
+
+class Freezes(Grows):
+    """Freezes the first column, as a feature that grows does, and notes what callbacks are told."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            self.before = trainer.optimizers[0], trainer.optimizers[0].param_groups, trainer.optimizers[0].state
+            pl_module.columns[0].requires_grad_(False)
+            pl_module.columns[0].zero_grad()
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_grown(self, trainer: Trainer, module: Any, names: tuple[str, ...]) -> None:
+        self.told = names
+
+
+@pytest.mark.parametrize("scheduled", [None, lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 0.5**step)])
+def test_the_optimizer_is_as_a_new_one_of_the_grown_module(scheduled: Any) -> None:
+    module = StockColumns(grouped=True, scheduled=scheduled)
+    grows = Freezes(3)
+    trained(module, grows, check_val_every_n_epoch=1)
+    optimizer, groups, state = grows.before
+    assert module.trainer.optimizers == [optimizer]
+    assert optimizer.param_groups is groups
+    assert optimizer.state is state
+    new = module.configure_optimizers()[0][0]
+    assert [group["params"] for group in groups] == [group["params"] for group in new.param_groups]
+    assert set(state) == {module.columns[1].weight, module.columns[1].bias}  # what is frozen has left nothing
+    assert grows.told == ("columns.1.weight", "columns.1.bias")
+    if scheduled is not None:
+        # By epochs, of which none has ended after six steps of eight: the peak rate in each group.
+        (config,) = module.trainer.lr_scheduler_configs
+        assert config.scheduler.base_lrs == [0.1, 0.1]
+        assert len(config.scheduler.lr_lambdas) == 2
+        assert [group["lr"] for group in groups] == config.scheduler.get_last_lr() == [0.1, 0.1]
+
+
+def test_an_optimizer_made_outside_of_the_recipe() -> None:
+    """It has one group, whose settings the new part takes; with several `groups=` is asked for."""
+    for several in (False, True):
+        module = StockColumns(grouped=several)
+        optimizer = module.configure_optimizers()[0][0]
+        module.optimizer_part = optimizer
+        module.configure_optimizers = lambda one=optimizer: one
+        if several:
+            with pytest.raises(RefusedError, match="several groups; say how it groups parameters, with `groups=`"):
+                trained(module, Grows(0))
+            assert len(module.columns) == 1
+        else:
+            trained(module, Grows(3))
+            assert len(optimizer.param_groups[0]["params"]) == 4

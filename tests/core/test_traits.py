@@ -40,21 +40,21 @@ def test_each_trait_is_provided_and_asked_for_somewhere() -> None:
     provided = set().union(*(t.provides for t in traits)) | module_traits(tiny.Weighable())
     asked = set().union(*(t.requires for t in traits), *({r.trait for r in t.refuses} for t in traits))
     going_back = discover()["finite"].load()  # its example has another policy
-    asked |= going_back.traits(going_back.Config(policy="roll_back")).requires
+    of_going_back = going_back.traits(going_back.Config(policy="roll_back"))
+    asked, provided = asked | of_going_back.requires, provided | of_going_back.provides
     sharding = discover()["zero"].load()  # whose example keeps weights whole
     provided |= sharding.traits(sharding.Config(stage=3)).provides
     asked |= {refusal.trait for refusal in sharding.traits(sharding.Config(stage=3)).refuses}
     asked |= set(NEEDS_OF_HOOKS.values()) | {refusal.trait for refusal in REFUSALS_OF_HOOKS.values()}
-    # The engine asks for these. Features with such surgery are yet to come; tests/core/test_module_phases.py and
-    # tests/deferred/test_deferred_runs.py have strangers'.
-    of_the_engine = {Trait.MODULE_STRUCTURE, Trait.DEFERRED_VALUES}
+    of_the_engine = {Trait.MODULE_STRUCTURE}  # which asks for it
     # Meta-learning is yet to come; tests/parallel/ has a stranger's.
-    assert provided == set(Trait) - {Trait.MODULE_STRUCTURE, Trait.SECOND_ORDER}
+    assert provided == set(Trait) - {Trait.SECOND_ORDER}
     assert asked == set(Trait) - of_the_engine
 
 
 def test_each_slot_is_claimed_by_a_feature_or_guards_a_hook() -> None:
     claimed = set().union(*(p.traits(p.config).claims for p in map(builtin, our_own())))
+    claimed = {slot for slot in claimed if ":" not in slot}
     assert claimed | set(SLOTS_OF_HOOKS.values()) | set(EXCLUSIVE.values()) == set(Slot)
 
 

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from trustformers_pl.data import counter_seed, epoch_order
+from trustformers_pl.data.order import counter_uniform, split_mix
 
 torch.set_num_threads(1)
 
@@ -59,3 +61,20 @@ def test_positions_are_uniform():
         counts[torch.arange(5), epoch_order(5, seed=0, epoch=epoch, shuffle=True)] += 1
     # Each cell is binomial with mean 400 and standard deviation sqrt(2000 * 0.2 * 0.8) = 18; five of them.
     assert (counts - 400).abs().max() < 90
+
+
+def test_numbers_of_counters_are_those_of_splitmix64():
+    """The first five outputs for seed 1234567, as published with the generator's C code (Vigna, prng.di.unimi.it)."""
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    assert split_mix(1234567, np.arange(5)).tolist() == published
+    numbers = counter_uniform(1234567, torch.arange(6).view(2, 3))
+    assert numbers.shape == (2, 3)
+    assert numbers.flatten()[:5].tolist() == [(bits >> 11) / 2**53 for bits in published]
+    many = counter_uniform(2**64 - 1, torch.arange(100_000) << 32)
+    assert abs(float(many.mean()) - 0.5) < 4 * (1 / 12 / 100_000) ** 0.5  # four standard errors

@@ -111,6 +111,14 @@ def test_the_curves_are_those_of_the_table(tmp_path: Path) -> None:
     assert val["y"] == pytest.approx([2.0 - x / 50 for x in val["x"]], rel=1e-6)
 
 
+def test_metrics_that_differ_in_a_number_share_a_chart(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    (folder / "metrics.csv").write_text("step,task_accuracy_0,task_accuracy_1,top_5\n0,0.5,0.1,0.2\n1,0.6,0.2,0.3\n")
+    charts = embedded(page_of(folder))["charts"]
+    found = {chart["title"]: [series["name"] for series in chart["series"]] for chart in charts}
+    assert found == {"task_accuracy": ["task_accuracy_0", "task_accuracy_1"], "top_5": ["top_5"]}
+
+
 def test_runs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = run_folder(tmp_path / "one")
     other = run_folder(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from trustformers_pl.checkpoint.weights import Match, load_weights, table
 from trustformers_pl.cli.tables import print_table
 from trustformers_pl.gathering import rank_and_world_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import nn
 
     from trustformers_pl.phases import PhaseContext
 
@@ -44,8 +44,8 @@ class Pretrained:
             CheckpointError: As `load_weights`.
         """
         del context
-        if getattr(module, "checkpoint_follows", False):
-            return  # a resumed run must not need the file any more
+        if getattr(module, "checkpoint_follows", False) or type(module) is nn.Module:
+            return  # a resumed run must not need the file any more, and what grows later is not in it
         self.match = load_weights(module, self.path, strict=self.strict, prefix=self.prefix, rename=self.rename)
         if rank_and_world_size()[0] == 0:
             print(f"pretrained: {self.path}")

@@ -11,7 +11,7 @@ from trustformers_pl.continual.importance import SAMPLES, ImportancePenalty
 from trustformers_pl.continual.labels import IGNORED, LABELS, of_batch
 from trustformers_pl.continual.likelihood import cross_entropies, expected
 from trustformers_pl.continual.sampled_importance import mean_over_task
-from trustformers_pl.data.order import counter_seed
+from trustformers_pl.data.order import counter_seed, counter_uniform
 from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -108,12 +108,8 @@ def drawn_labels(logits: Tensor, indices: Tensor, *coordinates: int | str) -> Te
     Returns:
         (B, ...) int64.
     """
-    generator, inner = torch.Generator(), logits.shape[1:-1]
-    numbers = torch.stack(
-        [
-            torch.rand(inner, generator=generator.manual_seed(counter_seed(*coordinates, index)), dtype=torch.double)
-            for index in indices.tolist()
-        ]
-    ).to(logits.device)
+    inner = logits.shape[1:-1]
+    counters = (indices.cpu().unsqueeze(1) << 32) + torch.arange(inner.numel())
+    numbers = counter_uniform(counter_seed(*coordinates), counters).view(-1, *inner).to(logits.device)
     up_to = logits.double().softmax(-1).cumsum(-1)
     return (up_to / up_to[..., -1:] <= numbers.unsqueeze(-1)).sum(-1)

@@ -36,13 +36,13 @@ class ImplicitPenalty:
     """
 
     def __init__(self, quadratic: Quadratic, strength: float) -> None:
-        self.quadratic = quadratic
         self.strength = strength
         self._softness = [one.mul(strength).reciprocal_() for one in quadratic.curvature]
-        self._divisor: tuple[float, Sequence[Tensor]] = (-1.0, ())
+        self._centre = list(quadratic.centre)
+        self._divisor: tuple[float, tuple[Tensor, ...]] = (-1.0, ())
 
     @torch.no_grad()
-    def add_(self, gradients: Sequence[Tensor], weights: Sequence[Tensor], step: float) -> None:
+    def add_(self, gradients: list[Tensor], weights: list[Tensor], step: float) -> None:
         """Make of each gradient g, in place, (g + strength F (w - a)) / (1 + step strength F).
 
         As g + (w - a - step g) / (step + q) with the softness q = 1 / (strength F), infinite where F is 0: that passes
@@ -55,9 +55,9 @@ class ImplicitPenalty:
         """
         if step != self._divisor[0]:
             self._divisor = step, torch._foreach_add(self._softness, step)
-        off = torch._foreach_sub(list(weights), list(self.quadratic.centre))
-        torch._foreach_add_(off, list(gradients), alpha=-step)
-        torch._foreach_addcdiv_(list(gradients), off, list(self._divisor[1]))
+        off = torch._foreach_sub(weights, self._centre)
+        torch._foreach_add_(off, gradients, alpha=-step)
+        torch._foreach_addcdiv_(gradients, off, self._divisor[1])
 
 
 @torch.no_grad()

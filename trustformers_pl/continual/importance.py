@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from typing_extensions import override
 
-from trustformers_pl.continual.implicit import ImplicitPenalty
+from trustformers_pl.continual.held import HeldWeights
 from trustformers_pl.continual.quadratic import Quadratic, merged
 from trustformers_pl.continual.tasks import tasks_of
 from trustformers_pl.gathering import place_like
@@ -18,7 +18,7 @@ from trustformers_pl.shards import local, trained
 from trustformers_pl.stateful import Scope, State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
@@ -56,7 +56,7 @@ class ImportancePenalty(Callback):
         self._constant = torch.zeros((), dtype=torch.double)
         self._curvature: dict[str, Tensor] = {}
         self._centre: dict[str, Tensor] = {}
-        self._rules: dict[tuple[str, ...], ImplicitPenalty] = {}
+        self._rules: dict[tuple[int, ...], HeldWeights] = {}
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,31 +90,39 @@ class ImportancePenalty(Callback):
     def rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do with one sample what is done when a task ends: what cannot be done ends the run now."""
 
+    def on_grown(self, trainer: Trainer, pl_module: LightningModule, names: tuple[str, ...]) -> None:
+        """New weights were not important to earlier tasks; frozen ones need no holding."""
+        del trainer, names
+        self._weights = {n: p for n, p in trained(pl_module).items() if p.requires_grad and p.is_floating_point()}
+        if self._curvature:
+            new = {n: torch.zeros_like(p.detach(), dtype=_wide(p)) for n, p in self._weights.items()}
+            self._curvature = {name: self._curvature.get(name, zeros) for name, zeros in new.items()}
+            self._centre = {
+                name: self._centre[name]
+                if name in self._centre
+                else self._weights[name].detach().to(zeros.dtype, copy=True)
+                for name, zeros in new.items()
+            }
+        self._rules = {}
+
     @torch.no_grad()
     def add(self, step: GradientStep) -> None:
         """Make the penalty part of one optimizer step."""
         if not self._curvature:
             return
-        names = {id(weight): name for name, weight in self._weights.items()}
         self.added += 1
         for group in step.optimizer.param_groups:
-            chosen = [(names[id(p)], p) for p in group["params"] if p.grad is not None and id(p) in names]
-            if chosen:
-                self._add_to(dict(chosen), float(group["lr"]))
+            chosen = [p for p in group["params"] if p.grad is not None]
+            rule = self._rules.get(key := tuple(map(id, chosen)))
+            if rule is None:
+                rule = self._rules[key] = self._rule_of(chosen)
+            rule.add(float(group["lr"]))
 
-    def _add_to(self, weights: Mapping[str, Tensor], lr: float) -> None:
-        rule = self._rules.get(key := tuple(weights))
-        if rule is None:
-            curvature, centre = ([local(of[name]) for name in key] for of in (self._curvature, self._centre))
-            rule = ImplicitPenalty(Quadratic(curvature, centre, self._constant), self.strength)
-            self._rules[key] = rule
-        gradients: list[Tensor] = [local(weight.grad) for weight in weights.values()]  # type: ignore[arg-type]
-        own: list[Tensor] = [local(weight).detach() for weight in weights.values()]
-        wide = [gradient.to(one.dtype) for gradient, one in zip(gradients, rule.quadratic.centre, strict=True)]
-        rule.add_(wide, [w.to(one.dtype) for w, one in zip(own, wide, strict=True)], lr)
-        for gradient, new in zip(gradients, wide, strict=True):
-            if gradient is not new:  # of 16 bits
-                gradient.copy_(new)
+    def _rule_of(self, chosen: Sequence[Tensor]) -> HeldWeights:
+        names = {id(weight): name for name, weight in self._weights.items() if name in self._curvature}
+        held = {names[id(p)]: p for p in chosen if id(p) in names}
+        curvature, centre = ([local(of[name]) for name in held] for of in (self._curvature, self._centre))
+        return HeldWeights([*held.values()], Quadratic(curvature, centre, self._constant), self.strength)
 
     @torch.no_grad()
     def absorb(self, importance: Mapping[str, Tensor]) -> None:
@@ -163,6 +171,10 @@ class ImportancePenalty(Callback):
             {name: place_like(tensor, self._weights[name].detach()) for name, tensor in stored[key].items()}
             for key in ("curvature", "centre")
         )
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _as(value: Tensor, weight: Tensor) -> Tensor:

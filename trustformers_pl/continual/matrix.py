@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from trustformers_pl.continual import transfer
 from trustformers_pl.continual.labels import LABELS
 from trustformers_pl.continual.passes import evaluating, forward, parts, right_and_all
+from trustformers_pl.continual.progressive import answering
 from trustformers_pl.continual.tasks import tasks_of
 from trustformers_pl.loss_window import sum_over_data_ranks
 from trustformers_pl.stateful import State
@@ -31,7 +33,8 @@ class AccuracyMatrix(Callback):
 
     Logged after each task: `average_accuracy`, and from the second one on `forgetting`, `backward_transfer` and
     `forward_transfer` (see `trustformers_pl.continual.transfer`), `task_accuracy_J` of each task J. Samples are divided
-    into tasks as the training data are. Each label counts once: of a sequence each position that is not -100.
+    into tasks as the training data are; of a progressive network each task's own column answers. Each label counts
+    once: of a sequence each position that is not -100.
 
     Args:
         batch_size: Samples of a rank's batch.
@@ -53,12 +56,12 @@ class AccuracyMatrix(Callback):
             self.untrained = self._measured(trainer, pl_module)
 
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
-        """Measure and log."""
-        del task
+        """Measure and log, and say it where there is a progress bar."""
         row = self._measured(trainer, pl_module)
         if row:
             self.rows.append(row)
             self._log(trainer)
+            self._say(trainer, task)
 
     @property
     def matrix(self) -> Tensor:
@@ -87,6 +90,12 @@ class AccuracyMatrix(Callback):
         trainer._logger_connector.log_metrics(dict[str, Any](metrics), step=step)
         self._publish(trainer, metrics)
 
+    def _say(self, trainer: Trainer, task: int) -> None:
+        bar = trainer.progress_bar_callback
+        if bar is not None and trainer.is_global_zero:
+            shown = "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in self.metrics.items())
+            bar.print(f"task {task} ended{shown}")
+
     def _publish(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
 
@@ -105,7 +114,8 @@ class AccuracyMatrix(Callback):
                 found = True
                 of_sample = tasks.order.known.of_samples(loader.dataset, strict=False)
                 for task in range(len(counts)):
-                    counts[task] += self._counted(trainer, module, loader, (of_sample == task).nonzero().flatten())
+                    with answering(module, task):
+                        counts[task] += self._counted(trainer, module, loader, (of_sample == task).nonzero().flatten())
         if not found:
             return []
         whole = sum_over_data_ranks(counts, module).cpu()
@@ -121,7 +131,7 @@ class AccuracyMatrix(Callback):
 
     def _loaders(self, trainer: Trainer) -> list[ResumableLoader]:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        made = datamodule.val_dataloader() if hasattr(datamodule, "val_dataloader") else []
+        made = datamodule.val_dataloader() if is_overridden("val_dataloader", datamodule) else []
         loaders = list(made) if isinstance(made, list | tuple) else [made]
         found = [loader for loader in loaders if hasattr(loader, "of_samples")]
         if not found and not self._warned and trainer.is_global_zero:

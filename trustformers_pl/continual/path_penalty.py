@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from typing_extensions import override
@@ -60,6 +60,17 @@ class SI(ImportancePenalty):
         del trainer, pl_module, task
         self._path = PathIntegral.at([*self._weights.values()])
 
+    @override
+    def on_grown(self, trainer: Trainer, pl_module: LightningModule, names: tuple[str, ...]) -> None:
+        """The way of new weights begins now, that of frozen ones ends."""
+        way = self._way()
+        super().on_grown(trainer, pl_module, names)
+        if self._path is not None:
+            new = PathIntegral.at([*self._weights.values()])
+            for key, of in zip(PARTS, (new.start, new.omega, new.before), strict=True):
+                of[:] = [way[key].get(name, value) for name, value in zip(self._weights, of, strict=True)]
+            self._path = new
+
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
         """Turn the way into importances."""
         del trainer, pl_module, task
@@ -86,12 +97,15 @@ class SI(ImportancePenalty):
     def state(self) -> State:
         """The quadratic, and the way so far."""
         inherited = super().state()
+        return State({**inherited.value, "path": self._way()}, scope=inherited.scope)
+
+    def _way(self) -> dict[str, dict[str, Tensor]]:
+        """The lists of the path by the weights' names; empty where none has begun."""
         path = self._path
-        way: dict[str, Any] = {}
-        if path is not None:
-            lists = (path.start, path.omega, path.before)
-            way = {key: dict(zip(self._weights, of, strict=True)) for key, of in zip(PARTS, lists, strict=True)}
-        return State({**inherited.value, "path": way}, scope=inherited.scope)
+        if path is None:
+            return {}
+        lists = (path.start, path.omega, path.before)
+        return {key: dict(zip(self._weights, of, strict=True)) for key, of in zip(PARTS, lists, strict=True)}
 
     @override
     def load_state(self, state: State) -> None:

@@ -77,7 +77,8 @@ class TasksPlugin(Plugin):
     def traits(cls, config: Config) -> Traits:
         """Other features are told of its tasks; masks need a loss that is taken apart."""
         needs = {Trait.DECOMPOSED_LOSS} if config.scenario == "task" else set()
-        return Traits(provides=frozenset({Trait.TASKS}), requires=frozenset(needs))
+        ends = {Trait.OWN_END} if config.stop and config.boundaries == "given" else set()
+        return Traits(provides=frozenset({Trait.TASKS, *ends}), requires=frozenset(needs))
 
     @hookimpl
     def data(self, plan: Plan, phase: DataPhase) -> list[Part] | None:
@@ -125,7 +126,8 @@ class TasksPlugin(Plugin):
 
 def _sections(found: Any) -> list[ReportSection]:
     count = len(found.rows[0])
-    rows = [("before", *found.untrained), *((f"after task {i}", *row) for i, row in enumerate(found.rows))]
+    measured = [("before", found.untrained), *((f"after task {i}", row) for i, row in enumerate(found.rows))]
+    rows = [(when, *(round(value, 3) for value in row)) for when, row in measured]
     table = ReportTable(["accuracy", *(f"task {j}" for j in range(count))], rows, heat=(0.0, 1.0))
     said = "; ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.metrics.items())
     return [ReportSection("Tasks", f"{said[:1].upper()}{said[1:]}.", table=table)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,6 +91,17 @@ class Tasks(Callback):
             exact_loop(trainer)
             if self._detection is not None:
                 self._detection.join(trainer)
+            elif self.stop:
+                self._set_end(trainer)
+
+    def _set_end(self, trainer: Trainer) -> None:
+        """Let schedules and progress know how long the tasks take."""
+        batches = [len(self.loader.batches_in(task * self._order.epochs)) for task in range(self._order.count)]
+        limit = trainer.limit_train_batches
+        kept = [min(limit, one) if isinstance(limit, int) else int(one * (limit or 1.0)) for one in batches]
+        steps = sum(self._order.epochs * math.ceil(one / trainer.accumulate_grad_batches) for one in kept)
+        loop = trainer.fit_loop.epoch_loop
+        loop.max_steps = steps if loop.max_steps == -1 else min(loop.max_steps, steps)
 
     def _warn_of_an_early_end(self, trainer: Trainer) -> None:
         limit, wanted = trainer.max_epochs, self._order.count * self._order.epochs

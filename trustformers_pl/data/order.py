@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -24,6 +25,31 @@ def counter_seed(*parts: int | str) -> int:
         An integer in [0, 2**64).
     """
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+
+
+def counter_uniform(seed: int, counters: Tensor) -> Tensor:
+    """A number in [0, 1) for each of many counters: SplitMix64's output number `counter` from a seed.
+
+    Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", figure 13, whose state after k draws is known
+    without making them.
+
+    Args:
+        seed: In [0, 2**64), as `counter_seed` gives it.
+        counters: (...) int64, not negative.
+
+    Returns:
+        (...) float64 on the CPU: the upper 53 bits.
+    """
+    return torch.from_numpy((split_mix(seed, counters.cpu().numpy()) >> np.uint64(11)) * 2.0**-53)
+
+
+def split_mix(seed: int, counters: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """The 64 bits that `counter_uniform` takes its numbers from."""
+    z = np.uint64(seed) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+    mixed: np.ndarray[Any, np.dtype[np.uint64]] = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def epoch_order(length: int, *, seed: int, epoch: int, shuffle: bool) -> Tensor:

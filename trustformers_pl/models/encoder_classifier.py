@@ -75,14 +75,15 @@ class EncoderClassifier(Classification, LightningModule):
             context_length + 1, d_model // n_heads, theta=10_000.0 if positions == "rotary" else None
         )
         self.register_buffer("rotation", table, persistent=False)
-        self._initialize()
+        self.initialize_weights(self)
+        nn.init.zeros_(self.head.bias)
 
-    def _initialize(self) -> None:
+    def initialize_weights(self, part: nn.Module) -> None:
+        """Draw the matrices of the model, or of a part of it, anew."""
         residual_std = 0.02 / math.sqrt(2 * len(self.blocks))
-        for name, parameter in self.named_parameters():
+        for name, parameter in part.named_parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=residual_std if name.endswith(("out.weight", "down.weight")) else 0.02)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, C) of the sequences `input_ids` (B, T).

@@ -29,6 +29,16 @@ class KVCache:
         self.length = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
+        self._of_columns: dict[int, KVCache] = {}
+
+    def of_column(self, number: int) -> KVCache:
+        """The cache of one column of a progressive network; the first one's is this."""
+        if not number:
+            return self
+        if number not in self._of_columns:
+            made = self._of_columns[number] = KVCache(self.n_layers, self.capacity)
+            made.length = self.length
+        return self._of_columns[number]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store one layer's new positions; `advance` counts them once all layers have.
@@ -54,10 +64,14 @@ class KVCache:
     def advance(self, positions: int) -> None:
         """Count `positions` new ones, after every layer has appended them."""
         self.length += positions
+        for one in self._of_columns.values():
+            one.advance(positions)
 
     def clear(self) -> None:
         """Forget all positions and keep the buffers."""
         self.length = 0
+        for one in self._of_columns.values():
+            one.clear()
 
 
 def sample_token(logits: Tensor, *, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

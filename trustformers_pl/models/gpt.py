@@ -61,11 +61,12 @@ class GPT(NextTokenLoss, LightningModule):
         self.blocks = nn.ModuleList(Block(d_model, n_heads, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.register_buffer("rotation", rotation_table(context_length, d_model // n_heads), persistent=False)
-        self._initialize()
+        self.initialize_weights(self)
 
-    def _initialize(self) -> None:
+    def initialize_weights(self, part: nn.Module) -> None:
+        """Draw the matrices of the model, or of a part of it, anew."""
         residual_std = 0.02 / math.sqrt(2 * len(self.blocks))
-        for name, parameter in self.named_parameters():
+        for name, parameter in part.named_parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=residual_std if name.endswith(("out.weight", "down.weight")) else 0.02)
 

@@ -80,6 +80,11 @@ class EMA(Callback):
         }
         self._weights = list(named.values())
 
+    def on_grown(self, trainer: Trainer, pl_module: LightningModule, names: tuple[str, ...]) -> None:
+        """New weights begin as their own averages; of frozen ones the average ends, and evaluations use themselves."""
+        del names
+        self.on_train_start(trainer, pl_module)
+
     @torch.no_grad()
     def update(self, step: GradientStep) -> None:
         """Take one step's weights in."""

@@ -50,7 +50,9 @@ class FinitePlugin(Plugin):
     @classmethod
     def traits(cls, config: Config) -> Traits:
         """Going back needs something to go back to."""
-        return Traits(requires=frozenset({Trait.CHECKPOINTS} if config.policy == "roll_back" else ()))
+        if config.policy != "roll_back":
+            return Traits()
+        return Traits(requires=frozenset({Trait.CHECKPOINTS}), provides=frozenset({Trait.ROLLS_BACK}))
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:

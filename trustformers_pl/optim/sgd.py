@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -58,8 +58,19 @@ class SGD(torch.optim.SGD):
         if self._is_sharded():
             for group in self.param_groups:
                 group["fused"] = None
+        unfused = [group for group in self.param_groups if group["fused"] and self._begins_in_part(group)]
+        for group in unfused:
+            group["fused"] = None
         loss: float | None = super().step(closure)
+        for group in unfused:
+            group["fused"] = True
         return loss
+
+    def _begins_in_part(self, group: dict[str, Any]) -> bool:
+        """Whether some weights begin to train in this step: the kernel takes the first step of all or of none."""
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        begun = [self.state.get(parameter, {}).get("momentum_buffer") is not None for parameter in trained]
+        return bool(group["momentum"]) and any(begun) and not all(begun)
 
     def _is_sharded(self) -> bool:
         return any(isinstance(parameter, DTensor) for group in self.param_groups for parameter in group["params"][:1])

@@ -57,6 +57,11 @@ class GradualUnfreezing(Callback):
         if all(id(parameter) in later for parameter in trained(pl_module).values() if parameter.requires_grad):
             raise RefusedError("unfreeze.stages: nothing would train at step 0; leave out what shall train first")
 
+    def on_grown(self, trainer: Trainer, pl_module: LightningModule, names: tuple[str, ...]) -> None:
+        """Look for what there is to hold among the new parameters."""
+        del names
+        self.on_fit_start(trainer, pl_module)
+
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Take away the gradients of what is held."""

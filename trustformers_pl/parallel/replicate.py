@@ -35,6 +35,8 @@ class Replicate(Wrap):
             if not given.
     """
 
+    takes_growth = True
+
     def __init__(
         self,
         *,
@@ -70,6 +72,18 @@ class Replicate(Wrap):
             model.register_comm_hook((placement.mesh.get_group(), self.reduce_dtype), average_as)
         _settle_buckets(model)
         return model
+
+    @override
+    def place_again(self, module: nn.Module, placement: Placement) -> nn.Module:
+        """Wrap the module anew: what the old wrapper had put on its parameters is taken away first.
+
+        Gradients are views into the old wrapper's buckets, and are dropped.
+        """
+        assert self._model is not None
+        self._model._remove_autograd_hooks()  # type: ignore[no-untyped-call]  # else what trains in both is averaged twice
+        self._model = None
+        module.zero_grad(set_to_none=True)
+        return self.place(module, placement)
 
     @contextmanager
     @override

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STAGES = ("train", "val", "test")
 DIGITS = 7
+COLOURS = 8
 FIRST = ("loss", "perplexity", "bits_per_byte")
 """Charts that come before all others."""
 
@@ -23,11 +24,22 @@ FIRST = ("loss", "perplexity", "bits_per_byte")
 def metric_charts(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """A chart for each quantity: training, validation and test of one share it, and so do the runs."""
     titles: dict[str, dict[str, None]] = {}
-    for run in runs:
-        for name in run.metrics:
-            titles.setdefault(_quantity(name), {})[name] = None
+    names = dict.fromkeys(name for run in runs for name in run.metrics)
+    numbered = _numbered(names)
+    for name in names:
+        titles.setdefault(numbered.get(name) or _quantity(name), {})[name] = None
     ordered = sorted(titles, key=_importance)
     return [_metric_chart(title, sorted(titles[title], key=_stage_place), runs) for title in ordered]
+
+
+def _numbered(names: Iterable[str]) -> dict[str, str]:
+    """Names that differ in a number at their end, as `task_accuracy_0`, and what is before it: as many as colours."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        start, _, number = name.rpartition("_")
+        if start and number.isdecimal():
+            groups.setdefault(start, []).append(name)
+    return {name: start for start, group in groups.items() if 1 < len(group) <= COLOURS for name in group}
 
 
 def _importance(title: str) -> int:
