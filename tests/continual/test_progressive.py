@@ -223,8 +223,9 @@ def test_in_a_stock_trainer_and_its_own_checkpoint(tmp_path: Path) -> None:
     matrix = AccuracyMatrix()
 
     class Saves(Progressive):
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-            if len(pl_module.layers.columns) == 2:
+        def on_step_boundary(self, trainer: Trainer, pl_module: Any) -> None:
+            if trainer.global_step == 6:
+                assert len(pl_module.layers.columns) == 2
                 trainer.save_checkpoint(tmp_path / "two.ckpt")
 
     trainer, module = stock(Saves(), matrix, folder=tmp_path)

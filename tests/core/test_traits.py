@@ -46,7 +46,7 @@ def test_each_trait_is_provided_and_asked_for_somewhere() -> None:
     provided |= sharding.traits(sharding.Config(stage=3)).provides
     asked |= {refusal.trait for refusal in sharding.traits(sharding.Config(stage=3)).refuses}
     asked |= set(NEEDS_OF_HOOKS.values()) | {refusal.trait for refusal in REFUSALS_OF_HOOKS.values()}
-    of_the_engine = {Trait.MODULE_STRUCTURE}  # which asks for it
+    of_the_engine = {Trait.MODULE_STRUCTURE, Trait.OWN_END}  # which asks for them
     # Meta-learning is yet to come; tests/parallel/ has a stranger's.
     assert provided == set(Trait) - {Trait.SECOND_ORDER}
     assert asked == set(Trait) - of_the_engine
