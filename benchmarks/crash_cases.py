@@ -13,6 +13,10 @@ ACCUMULATES = ("--accumulate={batches: 4}", "--checkpoint.every_n_steps=3", "--t
 NOISE, WORKERS = "--data.init_args.noise=0.05", "--data.init_args.num_workers=2"
 FP16 = "--precision={dtype: fp16, opt_level: O2, initial_scale: 1048576, growth_interval: 20}"
 EMA = "--ema={decay: 0.9}"
+TASKS = 3, 2
+BOUNDARIES = ("task_end", "task_pass", "task_saved")
+EWC = "--ewc={strength: 1000, samples: 20, batch_size: 4}"
+MEMORY = "capacity: 20, batch: 4"
 BEST = ("--checkpoint.best={monitor: val_loss, keep: 2}", "--checkpoint.keep_last=1")
 
 
@@ -25,12 +29,21 @@ class Case:
         ranks: Gloo ranks.
         places: Where its processes are killed first.
         environment: Variables.
+        tasks: How many, and the epochs of each.
     """
 
     overrides: tuple[str, ...] = ()
     ranks: int = 1
     places: tuple[str, ...] = MOMENTS
     environment: Mapping[str, str] = field(default_factory=dict)
+    tasks: tuple[int, int] = (1, 1)
+
+
+def in_tasks(*overrides: str, every: int = 9, ranks: int = 1) -> Case:
+    """Three tasks of 18 steps, or of 10 on two ranks, and two checkpoints a task, the second at its boundary."""
+    sections = (f"--tasks={{scenario: domain, number: {TASKS[0]}, epochs: {TASKS[1]}, batch_size: 8}}", *overrides)
+    steps = f"--checkpoint.every_n_steps={every}"
+    return Case((*sections, steps), ranks, ("moment", "saving", *BOUNDARIES), tasks=TASKS)
 
 
 CASES = {
@@ -51,4 +64,9 @@ CASES = {
     "zero2": Case(("--zero={stage: 2}", NOISE, FP16, *ACCUMULATES), ranks=2, places=(*MOMENTS, "accumulation")),
     "zero3": Case(("--zero={stage: 3}", NOISE, EMA, "--trainer.max_steps=50"), ranks=2),
     "ranks4": Case(("--ddp={}", NOISE, "--trainer.max_steps=30", "--checkpoint.every_n_steps=4"), ranks=4),
+    "tasks-ewc": in_tasks(EWC, EMA),
+    "tasks-replay": in_tasks(f"--replay={{{MEMORY}, where: disk}}", NOISE, *ACCUMULATES[:1], every=3),
+    "tasks-der": in_tasks(f"--der={{{MEMORY}, beta: 0.5}}", FP16),
+    "tasks-lwf": in_tasks("--lwf={}", "--si={}", NOISE),
+    "tasks-zero3": in_tasks("--zero={stage: 3}", EWC, "--mas={samples: 10}", every=5, ranks=2),
 }

@@ -7,6 +7,8 @@
     epoch         the start of an epoch's last batch, and the end of an epoch
     validation    the start of a batch of a validation
     rename        a checkpoint whose files are all written, but which does not have its name yet
+
+and those of `crash_boundaries.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from crash_boundaries import Boundaries
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from trustformers_pl.data import ByteText
@@ -97,16 +100,33 @@ class WatchedGPT(GPT):
         self.trained = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         dataset: Any = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
         self._write("start", self.global_step, len(dataset.samples))
+        self.boundaries = Boundaries(self.trainer, self._visit)
         sys.addaudithook(self._audit)  # of the writer's thread, too
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Write the batch down; it may be a place."""
-        self._write(self.global_step, self.current_epoch, batch_idx, batch["number"].tolist())
+        numbers = batch["number"].tolist()
+        own = self._own(batch)
+        self._write(self.global_step, self.current_epoch, batch_idx, numbers[:own], numbers[own:])
         self._visit("resumed")
         if batch_idx % self.trainer.accumulate_grad_batches:
             self._visit("accumulation")
         if batch_idx == self.trainer.num_training_batches - 1:
             self._visit("epoch")
+
+    def forward(self, batch: Any) -> Any:
+        """It may be a place; a teacher, which is a copy without a Trainer, has none."""
+        if self._trainer is not None and hasattr(self, "boundaries"):
+            self.boundaries.passed()
+        return super().forward(batch)
+
+    def _own(self, batch: Any) -> int:
+        """How many rows of a batch no memory added; plain replay adds as many as a batch has, or more."""
+        if "replay" in batch:
+            return int((batch["replay"][:, 0] == 0).sum())
+        loader, rows = self.trainer.train_dataloader, len(batch["number"])
+        memories = [one for one in self.trainer.callbacks if hasattr(one, "replayed")]  # type: ignore[attr-defined]
+        return rows - sum(one.batch for one in memories if rows > loader.batch_size)  # type: ignore[union-attr]
 
     def on_train_epoch_end(self) -> None:
         """A place."""
@@ -132,5 +152,9 @@ class WatchedGPT(GPT):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "os.rename" and ".tmp-" in os.fsdecode(arguments[0]) and self.global_rank == 0:
+        if event != "os.rename" or self.global_rank:
+            return
+        source, target = (Path(os.fsdecode(one)).name for one in arguments[:2])
+        if ".tmp-" in source and target.startswith("step-"):
             self._visit("rename")
+            self.boundaries.renamed(int(target.removeprefix("step-")))

@@ -36,7 +36,7 @@ def _unmeasured(value: Any) -> Any:
 
 
 def trained(folder: Path, rank: int) -> list[list[Any]]:
-    """Each batch that made the run what it is: [step, epoch, batch, numbers of the samples].
+    """Each batch that made the run what it is: [step, epoch, batch, numbers of its samples, of those replayed].
 
     A process that goes on from a step takes back what its forerunners had trained from that step on.
     """
@@ -50,18 +50,27 @@ def trained(folder: Path, rank: int) -> list[list[Any]]:
     return rows
 
 
-def why_not_once(folder: Path, ranks: int) -> str | None:
-    """What speaks against every sample having been trained on exactly once an epoch; the last epoch may be cut."""
+def why_not_once(folder: Path, ranks: int, tasks: tuple[int, int] = (1, 1)) -> str | None:
+    """What speaks against every sample having been trained on exactly once an epoch; the last epoch may be cut.
+
+    Args:
+        folder: The run folder.
+        ranks: How many there were.
+        tasks: How many, which are consecutive parts of the samples, and the epochs of each.
+    """
     first = (folder / TRAINED.format(rank=0)).read_text(encoding="utf-8").splitlines()[0]
     count = json.loads(first)[2]
     epochs: dict[int, list[int]] = {}
     for rank in range(ranks):
-        for _, epoch, _, numbers in trained(folder, rank):
+        for _, epoch, _, numbers, _ in trained(folder, rank):
             epochs.setdefault(epoch, []).extend(numbers)
     if sorted(epochs) != list(range(len(epochs))):
         return f"epochs {sorted(epochs)}"
+    number, each = tasks
     for epoch, numbers in epochs.items():
+        task = min(epoch // each, number - 1)
+        wanted = [sample for sample in range(count) if sample * number // count == task]
         whole = epoch < len(epochs) - 1
-        if len(set(numbers)) < len(numbers) or (whole and sorted(numbers) != list(range(count))):
-            return f"epoch {epoch}: {len(numbers)} samples trained on, {len(set(numbers))} different ones of {count}"
+        if len(set(numbers)) < len(numbers) or not set(numbers) <= set(wanted) or (whole and sorted(numbers) != wanted):
+            return f"epoch {epoch}: {len(numbers)} samples trained on, {len(set(numbers))} different, of {len(wanted)}"
     return None

@@ -70,7 +70,7 @@ class Trials:
         folder = self.root / "whole"
         finish(self.start(folder))
         self.expected, self.places = fingerprint(folder, self.case.ranks), whole(folder, self.case.ranks)
-        problem = why_not_once(folder, self.case.ranks)
+        problem = why_not_once(folder, self.case.ranks, self.case.tasks)
         print(f"{self.name}: {self.places.steps} steps uninterrupted, {time.monotonic() - begun:.1f} s", flush=True)
         if problem is not None:
             raise SystemExit(f"{self.name}: uninterrupted: {problem}")
@@ -136,7 +136,7 @@ class Trials:
     def _different(self, folder: Path) -> list[str]:
         found = fingerprint(folder, self.case.ranks)
         names = [name for name in {**self.expected, **found} if found.get(name) != self.expected.get(name)]
-        problem = why_not_once(folder, self.case.ranks)
+        problem = why_not_once(folder, self.case.ranks, self.case.tasks)
         return names if problem is None else [*names, problem]
 
 

@@ -5,9 +5,10 @@
     python benchmarks/crash_trials.py --trials 12 --fresh
 
 A trial is killed one to three times in a row: at any moment, while a checkpoint is written, before its rename, at an
-epoch's end, between micro-batches, amid a validation, or right after a resume. Killed are real processes that do what
-`trustformers-pl fit` does: forked from a server that has imported torch and Lightning; with `--fresh`, interpreters of
-their own that the shell's command starts. A process that ends before it could be killed makes no trial.
+epoch's end, between micro-batches, amid a validation, at a task's end, or right after a resume. Killed are real
+processes that do what `trustformers-pl fit` does: forked from a server that has imported torch and Lightning; with
+`--fresh`, interpreters of their own that the shell's command starts. A process that ends before it could be killed
+makes no trial.
 
 Compared bit for bit: every file of every checkpoint (weights, optimizer, schedule, loop counters, random number
 generators), every logged value except measured times, every generated text, and every sample trained on: each exactly
@@ -39,6 +40,9 @@ COLUMNS = {
     "epoch": "epoch's end",
     "accumulation": "amid accumulation",
     "validation": "amid validation",
+    "task_end": "task's end",
+    "task_pass": "amid a task end's passes",
+    "task_saved": "before a task end's rename",
     "resumed": "just resumed",
     "torn": "left a checkpoint unfinished",
 }
@@ -46,9 +50,11 @@ COLUMNS = {
 
 def table(results: dict[str, Result]) -> str:
     """A row a case, in Markdown; kills by place, and how many of them left an unfinished checkpoint behind."""
-    rows = [["case", "trials", *COLUMNS.values(), "identical"], ["---", *["---:"] * (len(COLUMNS) + 2)]]
-    for name, result in {**results, "all": _sum(results.values())}.items():
-        numbers = [result.trials, *(result.kills[place] for place in COLUMNS), result.identical]
+    total = _sum(results.values())
+    columns = {place: title for place, title in COLUMNS.items() if total.kills[place]}
+    rows = [["case", "trials", *columns.values(), "identical"], ["---", *["---:"] * (len(columns) + 2)]]
+    for name, result in {**results, "all": total}.items():
+        numbers = [result.trials, *(result.kills[place] for place in columns), result.identical]
         rows.append([name, *(str(number) for number in numbers)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -24,10 +24,10 @@ def crash_trials(number: int, *options: str) -> str:
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits() -> None:
-    """Two trials each: workers, noise, accumulation, fp16, clipping, cosine, EMA, the best kept, two ranks, shards."""
-    cases = ["plain", "accumulate", "together", "ranks2", "zero2", "zero3"]
-    told = crash_trials(12, "--case", *cases)
-    assert told == "12 of 12 trials ended with the bits of the uninterrupted run"
+    """Two each: workers, noise, accumulation, fp16, clipping, cosine, EMA, the best kept, two ranks, shards, tasks."""
+    cases = ["plain", "accumulate", "together", "ranks2", "zero2", "zero3", "tasks-ewc"]
+    told = crash_trials(14, "--case", *cases)
+    assert told == "14 of 14 trials ended with the bits of the uninterrupted run"
 
 
 @pytest.mark.slow

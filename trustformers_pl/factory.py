@@ -150,8 +150,14 @@ def module_traits(module: LightningModule) -> frozenset[str]:
     """The traits that a module provides."""
     if not isinstance(module, DecomposedLoss) or not _reaches_decomposed_step(type(module)):
         return frozenset()
-    weighable = "sample_weights" in inspect.signature(module.loss).parameters
-    return frozenset({Trait.DECOMPOSED_LOSS, *([Trait.SAMPLE_WEIGHTS] if weighable else [])})
+    return frozenset({Trait.DECOMPOSED_LOSS, *([Trait.SAMPLE_WEIGHTS] if _takes_weights(module) else [])})
+
+
+def _takes_weights(module: Any) -> bool:
+    """Whether its `loss` does; a mixin's that has `passes_weights_on` hands them to the next one."""
+    losses = [vars(cls)["loss"] for cls in type(module).__mro__ if "loss" in vars(cls)]
+    own = next((loss for loss in losses if not getattr(loss, "passes_weights_on", False)), module.loss)
+    return "sample_weights" in inspect.signature(own).parameters
 
 
 def _reaches_decomposed_step(cls: type) -> bool:

@@ -9,11 +9,26 @@ from lightning import LightningDataModule, LightningModule
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+
+class Images(Dataset[dict[str, Tensor]]):
+    """Samples `x` (64,) in [0, 1] and `labels` (): mappings, as `der` asks for; any other feature takes pairs, too."""
+
+    deterministic = True  # nothing is drawn at random
+
+    def __init__(self, x: Tensor, labels: Tensor) -> None:
+        self.x, self.labels = x, labels
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"x": self.x[index], "labels": self.labels[index]}
 
 
 class Digits(LightningDataModule):
-    """Batches of pixels (B, 64) in [0, 1] and digits (B,); a quarter is held out."""
+    """Batches of pixels `x` (B, 64) in [0, 1] and digits `labels` (B,); a quarter is held out."""
 
     def __init__(self, batch_size: int = 16) -> None:
         super().__init__()
@@ -25,12 +40,12 @@ class Digits(LightningDataModule):
 
     def train_dataloader(self) -> Any:
         """Three quarters, mixed."""
-        data = TensorDataset(self.x[: self.cut], self.y[: self.cut])
+        data = Images(self.x[: self.cut], self.y[: self.cut])
         return DataLoader(data, batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> Any:
         """The last quarter."""
-        return DataLoader(TensorDataset(self.x[self.cut :], self.y[self.cut :]), batch_size=256)
+        return DataLoader(Images(self.x[self.cut :], self.y[self.cut :]), batch_size=256)
 
 
 class Network(LightningModule):
@@ -42,14 +57,17 @@ class Network(LightningModule):
             nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
         )
 
-    def forward(self, batch: list[Tensor]) -> Tensor:
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits (B, 10)."""
-        logits: Tensor = self.layers(batch[0])
+        logits: Tensor = self.layers(batch["x"])
         return logits
 
-    def loss(self, outputs: Tensor, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The sum of cross-entropies, and the number of samples."""
-        return F.cross_entropy(outputs, batch[1], reduction="sum"), torch.tensor(len(batch[1]))
+    def loss(
+        self, outputs: Tensor, batch: dict[str, Tensor], sample_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of cross-entropies, each times the weight of its sample if there are any, and how many there are."""
+        losses = F.cross_entropy(outputs, batch["labels"], reduction="none")
+        return (losses if sample_weights is None else losses * sample_weights).sum(), torch.tensor(len(losses))
 
 
 class DigitsInTwoDomains(Digits):
@@ -66,10 +84,10 @@ class DigitsInTwoDomains(Digits):
 
     def train_dataloader(self) -> Any:
         """All of the first domain's three quarters, and few of the second's."""
-        data = [TensorDataset(x[:n], self.y[:n]) for x, n in ((self.x, self.cut), (self.other, self.few))]
+        data = [Images(x[:n], self.y[:n]) for x, n in ((self.x, self.cut), (self.other, self.few))]
         return DataLoader(ConcatDataset(data), batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> Any:
         """The last quarter, in both domains."""
-        data = [TensorDataset(x[self.cut :], self.y[self.cut :]) for x in (self.x, self.other)]
+        data = [Images(x[self.cut :], self.y[self.cut :]) for x in (self.x, self.other)]
         return DataLoader(ConcatDataset(data), batch_size=256)

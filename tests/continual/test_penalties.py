@@ -1,4 +1,4 @@
-"""EWC, SI and MAS as features: what they hold is what the papers' sums say, in one process and on two ranks."""
+"""EWC, SI and MAS as features: what they hold is what the papers' sums say; two ranks are `test_tasks_on_ranks.py`'s."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from continual_job import recipe
-from lightning import Callback
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from trustformers_pl.continual.ewc import drawn_labels
 from trustformers_pl.continual.fisher import diagonal_fisher
@@ -120,46 +118,6 @@ def test_si_and_mas_killed_and_resumed(killed: int, tmp_path: Path) -> None:
     Ranks().run_until_killed(1, train_and_die, sections, str(tmp_path / "killed"), killed)
     resumed = train(sections, tmp_path / "killed")
     assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
-
-
-class Kept(Callback):
-    """Takes what a feature holds, and the weights, whole, before the ranks part."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.found: dict[str, Tensor] = {}
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        (held,) = [one for one in trainer.callbacks if type(one).__name__ == self.name]
-        tensors = {f"curvature of {name}": value for name, value in held.curvature.items()}
-        tensors |= {f"centre of {name}": value for name, value in held._centre.items()}
-        tensors |= {f"weight {name}": p.detach() for name, p in pl_module.named_parameters()}
-        self.found = {n: (t.full_tensor() if isinstance(t, DTensor) else t).clone() for n, t in tensors.items()}
-
-
-def importances(sections: dict[str, Any], folder: str, name: str) -> dict[str, list[Any]]:
-    kept = Kept(name)
-    train(sections, folder, also=[kept])
-    return {key: value.tolist() for key, value in kept.found.items()}
-
-
-@pytest.mark.parametrize("ranks", [{"ddp": {}}, {"zero": {"stage": 1}}, {"zero": {"stage": 2}}, {"zero": {"stage": 3}}])
-@pytest.mark.parametrize("name", ["EWC", "SI", "MAS"])
-def test_two_ranks_hold_what_one_process_does(name: str, ranks: dict[str, Any], tmp_path: Path) -> None:
-    """The same Fisher information, importances and weights, on global batches of the same samples."""
-    if name != "EWC" and "zero" in ranks and ranks["zero"]["stage"] < 3:
-        pytest.skip("the same code as for EWC and for stage 3")
-    model = {"class_path": "continual_job.Network"}
-    section = {name.lower(): SECTIONS[name.lower()]}
-    one = recipe({"steps": 2}, every=8, model=model, **section)
-    two = recipe({"steps": 2}, every=8, model=model, **section, **ranks)
-    two["data"] = {"class_path": "continual_job.Digits", "init_args": {"every": 8, "batch_size": 8}}
-    two["trainer"] = {**two["trainer"], "devices": 2}
-    wanted = importances(one, str(tmp_path / "one"), name)
-    for found in Ranks().run(2, importances, two, str(tmp_path / "two"), name):
-        assert found.keys() == wanted.keys()
-        for key, value in wanted.items():
-            torch.testing.assert_close(torch.tensor(found[key]), torch.tensor(value), rtol=2e-4, atol=2e-6)
 
 
 def test_all_classes_in_a_task_with_masks(tmp_path: Path) -> None:

@@ -240,6 +240,20 @@ def test_a_task_of_less_than_a_batch_that_is_dropped(tmp_path: Path) -> None:
         train(small, tmp_path)
 
 
+def test_a_task_with_fewer_samples_than_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank without a sample would have nothing to take importances, answers or exemplars from."""
+    monkeypatch.setattr("trustformers_pl.continual.tasks.data_ranks", lambda trainer: (0, 10))
+    small = recipe({"classes": [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]}, every=100)
+    with pytest.raises(DataError, match=r"task 1 has \d samples for 10 ranks; give more, or use fewer ranks"):
+        train(small, tmp_path)
+
+
+def test_a_training_that_ends_before_its_tasks_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(recipe({"epochs": 2}, every=40, trainer={**recipe()["trainer"], "max_epochs": 9}), tmp_path)
+    (line,) = [one for one in caplog.messages if one.startswith("tasks:")]
+    assert line == "tasks: 5 tasks of 2 epochs take 10, and trainer.max_epochs=9 ends the training before; raise it"
+
+
 def test_tasks_without_an_order_in_the_data(tmp_path: Path) -> None:
     trainer = Trainer(accelerator="cpu", callbacks=[Tasks()], logger=False, enable_checkpointing=False)
     with pytest.raises(RefusedError, match="Tasks follows a TaskOrder"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from trustformers_pl.continual.passes import evaluating
+from trustformers_pl.continual.passes import evaluating, shown
 from trustformers_pl.data.seeded import preserved_generators
 from trustformers_pl.errors import RefusedError
 
@@ -44,7 +44,7 @@ def task_batches(trainer: Trainer, task: int, who: str) -> Iterator[tuple[Any, b
     tasks = known_tasks(trainer)
     if tasks is None:
         raise RefusedError(f"{who} needs the training data of a task; add the section `tasks`")
-    yield from _in_step(tasks.batches(task), trainer)
+    yield from shown(trainer, "ask", _in_step(tasks.batches(task), trainer))
 
 
 def _in_step(batches: Iterable[Any], trainer: Trainer) -> Iterator[tuple[Any, bool]]:

@@ -39,8 +39,8 @@ class DERPlugin(Plugin):
         def __post_init__(self) -> None:
             """Refuse what pushes away."""
             super().__post_init__()
-            if self.alpha < 0 or self.beta < 0:
-                raise ValueError("alpha and beta must not be negative")
+            if not (0 <= self.alpha < float("inf") and 0 <= self.beta < float("inf")):
+                raise ValueError("alpha and beta must be numbers that are not negative")
 
     config: Config
 

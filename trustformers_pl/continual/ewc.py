@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from typing_extensions import override
 
-from trustformers_pl.continual.importance import ImportancePenalty
+from trustformers_pl.continual.importance import SAMPLES, ImportancePenalty
 from trustformers_pl.continual.labels import IGNORED, LABELS, of_batch
 from trustformers_pl.continual.likelihood import cross_entropies, expected
 from trustformers_pl.continual.sampled_importance import mean_over_task
@@ -39,7 +40,7 @@ class EWC(ImportancePenalty):
             from the model for each sample or position. `empirical`: the data's own labels.
         online: One centre, at the newest task's weights.
         gamma: Of `online`: what stays of the earlier importances.
-        samples: Most samples of a task to take; all if not given.
+        samples: Most samples of a task to take, drawn by its number; all if None.
         batch_size: Samples of a rank's batch.
     """
 
@@ -50,24 +51,35 @@ class EWC(ImportancePenalty):
         fisher: Fisher = "true",
         online: bool = False,
         gamma: float = 1.0,
-        samples: int | None = None,
+        samples: int | None = SAMPLES,
         batch_size: int = 256,
     ) -> None:
         super().__init__(strength, decay=gamma if online else 1.0, recentred=online)
         self.fisher, self.samples, self.batch_size = fisher, samples, batch_size
 
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
-        """Take the Fisher information of the task that ends. Collective.
+        """Take the Fisher information of the task that ends. Collective."""
+        self.absorb(self._taken(trainer, pl_module, task))
+
+    @override
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take it of one sample, for nothing.
 
         Raises:
             RefusedError: All classes are asked for, and logits are not (B, C).
         """
+        self._taken(trainer, pl_module, 0, rehearsal=True)
 
+    def _taken(
+        self, trainer: Trainer, module: LightningModule, task: int, *, rehearsal: bool = False
+    ) -> dict[str, Tensor]:
         def losses(logits: Tensor, part: Part) -> Tensor:
             return self._losses(logits, part, task)
 
         size, limit = self.batch_size, self.samples
-        self.absorb(mean_over_task(trainer, pl_module, task, losses, torch.square, batch_size=size, limit=limit))
+        return mean_over_task(
+            trainer, module, task, losses, torch.square, batch_size=size, limit=limit, rehearsal=rehearsal
+        )
 
     def _losses(self, logits: Tensor, part: Part, task: int) -> Tensor:
         if self.fisher == "expected":

@@ -50,6 +50,8 @@ class TaskHeads:
         """The module's own, of masked outputs."""
         return super().loss(self.of_own_task(outputs, batch), batch, *weights)  # type: ignore[misc]
 
+    loss.passes_weights_on = True  # type: ignore[attr-defined]
+
     def measures(self, outputs: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """The module's own, of masked outputs."""
         found: dict[str, tuple[Tensor, Tensor]] = super().measures(  # type: ignore[misc]

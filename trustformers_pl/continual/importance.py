@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from trustformers_pl.gradients import GradientStep
 
+SAMPLES = 2000
+"""Of a task, for importances, by default: the mean of the squares of Gaussian gradients is then known to 3 %."""
+
 
 class ImportancePenalty(Callback):
     """Holds each weight near where earlier tasks left it, as firmly as it was important to them.
@@ -47,6 +50,7 @@ class ImportancePenalty(Callback):
     def __init__(self, strength: float, *, decay: float = 1.0, recentred: bool = True) -> None:
         self.strength, self.decay, self.recentred = strength, decay, recentred
         self.absorbed = self.added = 0
+        self._rehearsed = False
         self._weights: dict[str, Tensor] = {}
         self._stored: dict[str, dict[str, Tensor]] | None = None
         self._constant = torch.zeros((), dtype=torch.double)
@@ -70,6 +74,21 @@ class ImportancePenalty(Callback):
         """Lay out what was stored as the weights are."""
         self._weights = {n: p for n, p in trained(pl_module).items() if p.requires_grad and p.is_floating_point()}
         self._lay_out()
+        self._rehearsed = self.absorbed > 0
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first step, when every callback is ready for it, rehearse.
+
+        Raises:
+            RefusedError: The model or the data cannot give what is taken when a task ends.
+        """
+        if not self._rehearsed:
+            self._rehearsed = True
+            self.rehearse(trainer, pl_module)
+
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do with one sample what is done when a task ends: what cannot be done ends the run now."""
 
     def on_grown(self, trainer: Trainer, pl_module: LightningModule, names: tuple[str, ...]) -> None:
         """New weights were not important to earlier tasks; frozen ones need no holding."""

@@ -50,12 +50,12 @@ class UniformDraw:
         return slots
 
     def state_dict(self) -> dict[str, Any]:
-        """How many came."""
-        return {"seen": self.seen}
+        """How many came, and the slots."""
+        return {"seen": self.seen, "capacity": self.capacity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.seen = state["seen"]
+        self.seen, self.capacity = state["seen"], state.get("capacity", self.capacity)
 
 
 class BalancedDraw:

@@ -41,8 +41,8 @@ class LwFPlugin(Plugin):
 
         def __post_init__(self) -> None:
             """Refuse what teaches nothing."""
-            if self.alpha < 0 or self.temperature <= 0:
-                raise ValueError("alpha must not be negative, and temperature must be positive")
+            if not (0 <= self.alpha < float("inf") and 0 < self.temperature < float("inf")):
+                raise ValueError("alpha must be a number that is not negative, and temperature a positive one")
 
     config: Config
 
@@ -59,11 +59,17 @@ class LwFPlugin(Plugin):
 
     @hookimpl
     def check(self, plan: Plan) -> list[str]:
-        """Answers are kept to a task's own data."""
-        sections = {plugin.name for plugin in plan.plugins}
-        replaying = sorted({"replay", "der"} & sections) if self.config.cache else []
+        """Answers are kept to a task's own data, and tasks have heads where they have classes of their own."""
+        sections: dict[str, Any] = {plugin.name: plugin.config for plugin in plan.plugins}
+        replaying = sorted({"replay", "der"} & sections.keys()) if self.config.cache else []
         place = plan.place(self.name)
-        return [f"{place}: lwf.cache has no answers to samples of {one}; remove {one} or cache" for one in replaying]
+        found = [f"{place}: lwf.cache has no answers to samples of {one}; remove {one} or cache" for one in replaying]
+        tasks = sections.get("tasks")
+        if tasks is not None and self.config.heads == "each":
+            alike = "tasks.scenario=domain" if tasks.scenario == "domain" else "tasks.boundaries=detect"
+            if tasks.scenario == "domain" or tasks.boundaries == "detect":
+                found.append(f"{place}: lwf.heads=each: with {alike} all tasks share their outputs; remove heads")
+        return found
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:

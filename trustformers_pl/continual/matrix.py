@@ -125,7 +125,7 @@ class AccuracyMatrix(Callback):
         total = torch.zeros(2, dtype=torch.double, device=trainer.strategy.root_device)
         if not len(indices):
             return total
-        for batch, real, _ in parts(trainer, loader, indices, self.batch_size):
+        for batch, real, _ in parts(trainer, loader, indices, self.batch_size, "measure"):
             total += right_and_all(forward(trainer, module, batch), batch, real, LABELS)
         return total
 

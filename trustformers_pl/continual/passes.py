@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from trustformers_pl.data.loader import ResumableLoader
+
+
+Batch = TypeVar("Batch")
 
 
 class Part(NamedTuple):
@@ -33,7 +36,9 @@ class Part(NamedTuple):
     indices: Tensor
 
 
-def parts(trainer: Trainer, loader: ResumableLoader, indices: Tensor, batch_size: int) -> Iterator[Part]:
+def parts(
+    trainer: Trainer, loader: ResumableLoader, indices: Tensor, batch_size: int, name: str | None = None
+) -> Iterator[Part]:
     """This rank's share of some samples, in batches of which every rank has as many of the same sizes.
 
     Args:
@@ -41,15 +46,42 @@ def parts(trainer: Trainer, loader: ResumableLoader, indices: Tensor, batch_size
         loader: Of the samples.
         indices: (N,) int64, the same on all ranks.
         batch_size: Samples of a rank's batch.
+        name: Under which progress is shown; not, where it is None.
     """
     rank, ranks = data_ranks(trainer)
     missing = -len(indices) % ranks
     padded = torch.cat([indices, indices[:1].expand(missing)])
     own, real = padded[rank::ranks], (torch.arange(len(padded)) < len(indices))[rank::ranks]
-    for number, batch in enumerate(loader.of_samples(own, batch_size)):
+    batches = shown(trainer, name, loader.of_samples(own, batch_size), -(-len(own) // batch_size))
+    for number, batch in enumerate(batches):
         of = slice(number * batch_size, (number + 1) * batch_size)
         moved = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
         yield Part(moved, real[of].to(trainer.strategy.root_device), own[of])
+
+
+def shown(trainer: Trainer, name: str | None, batches: Iterable[Batch], total: int | None = None) -> Iterator[Batch]:
+    """The batches of a pass, of which callbacks are told that show progress.
+
+    Those are callbacks with `on_pass_start(trainer, name, total)`, `on_pass_batch_end()` and `on_pass_end()`.
+
+    Args:
+        trainer: Whose callbacks.
+        name: What the pass is for; None tells nobody.
+        batches: Given on as they are.
+        total: How many, if that is known.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    told = [one for one in callbacks if name is not None and hasattr(one, "on_pass_start")]
+    for one in told:
+        one.on_pass_start(trainer, name, total)
+    try:
+        for batch in batches:
+            yield batch
+            for one in told:
+                one.on_pass_batch_end()
+    finally:
+        for one in told:
+            one.on_pass_end()
 
 
 @contextmanager

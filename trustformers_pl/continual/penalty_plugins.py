@@ -63,8 +63,8 @@ class EWCPlugin(_PenaltyPlugin):
         """Hold weights near those of the newest task alone (online EWC), not near where all tasks' penalties meet."""
         gamma: float = 1.0
         """Of `online`: what a new task leaves of the earlier importances."""
-        samples: int | None = None
-        """Most samples of a task that the Fisher information is taken from; all if not given."""
+        samples: int | None = 2000
+        """Most samples of a task that the Fisher information is taken from; `null` takes all."""
         batch_size: int = 256
         """Samples of a rank's batch in that pass."""
 
@@ -96,8 +96,8 @@ class MASPlugin(_PenaltyPlugin):
 
         strength: float = 1.0
         """lambda of the penalty; any value is stable."""
-        samples: int | None = None
-        """Most samples of a task that importances are taken from; all if not given."""
+        samples: int | None = 2000
+        """Most samples of a task that importances are taken from; `null` takes all."""
         batch_size: int = 256
         """Samples of a rank's batch in that pass."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from lightning.pytorch import Callback
 from typing_extensions import override
 
@@ -13,13 +15,17 @@ from trustformers_pl.continual.exemplars import chosen_exemplars
 from trustformers_pl.continual.keeping import RULES, Keep, Keeping
 from trustformers_pl.continual.memory import drawn
 from trustformers_pl.continual.mixing import take_up
-from trustformers_pl.continual.rows import rows_of, with_rows
+from trustformers_pl.continual.rows import labels_of, rows_of, with_rows
+from trustformers_pl.continual.sharing import of_balanced_draws, of_exemplars, of_uniform_draws, share, together
 from trustformers_pl.continual.store import Store
+from trustformers_pl.data.failures import FetchError
 from trustformers_pl.data.order import counter_seed
 from trustformers_pl.data.ranks import data_ranks
 from trustformers_pl.stateful import Scope, State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
@@ -86,14 +92,14 @@ class Replay(Callback):
 
         Raises:
             RefusedError: Less than one sample for a rank.
-            DataError: More than the disk has.
+            DataError: More than the disk or the memory has.
         """
         if stage != "fit":
             return
         self._rank, ranks = data_ranks(trainer)
         folder = Path(self.folder or Path(trainer.default_root_dir) / FOLDER) / f"rank-{self._rank}"
         on_disk = folder if self.where == "disk" else None
-        self.store = Store(self.capacity, self.bytes, ranks, on_disk, self.section)
+        self.store = Store(self.capacity, self.bytes, ranks, on_disk, self.section, trainer.num_devices)
         self.replayed, self._rule, self._rule_state, self._groups = 0, None, None, []
         self._forget()
 
@@ -106,9 +112,20 @@ class Replay(Callback):
         """Take up the loader's phase MIX.
 
         Raises:
-            RefusedError: There is none, or the data have no length.
+            RefusedError: There is none, or the data have no length, or not even one sample may be kept.
+            DataError: There is no room, or samples have no class that this rule asks for.
         """
         take_up(trainer, self.mix)
+        self._look_at_one(trainer.train_dataloader)
+
+    def _look_at_one(self, loader: Any) -> None:
+        if not hasattr(loader, "of_samples"):
+            return
+        with suppress(FetchError):  # a bad sample is somebody else's matter
+            rows = rows_of(next(loader.of_samples(torch.zeros(1, dtype=torch.int64), 1)), self.section)
+            self.store.refuse_no_room(rows)
+            if self.keep != "reservoir":
+                labels_of(rows, self.section)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -211,3 +228,30 @@ class Replay(Callback):
         self._groups = [list(group) for group in value["groups"]]
         self._pending = [dict(rows) for rows in value["pending"]]
         self.replayed = value["replayed"]
+
+    def load_all_ranks(self, states: Sequence[State], rank: int, world_size: int) -> None:
+        """Go on with this rank's part of what another number of ranks kept.
+
+        Args:
+            states: Of all old ranks.
+            rank: This one.
+            world_size: How many there are now.
+        """
+        values = [state.value for state in states]
+        rows = together([value["rows"] for value in values])
+        rules = [value["rule"] for value in values if value["rule"] is not None]
+        own, rule, groups = torch.zeros(0, dtype=torch.int64), None, list[list[int]]()
+        if rows:
+            new = self.store.capacity_for(rows), rank, world_size
+            if self.keep == "herding":
+                own, groups = of_exemplars([value["groups"] for value in values], *new)
+            elif self.keep == "balanced":
+                own, rule = of_balanced_draws(rows, rules, *new, self.seed)
+            else:
+                kept = len(next(iter(rows.values())))
+                own, rule = of_uniform_draws(kept, [one["seen"] for one in rules], *new, self.seed)
+        pending = [one for value in values[rank::world_size] for one in value["pending"]]
+        kept_rows = {name: value[own] for name, value in rows.items()}
+        replayed = share(sum(value["replayed"] for value in values), rank, world_size)
+        value = {"rows": kept_rows, "rule": rule, "groups": groups, "pending": pending, "replayed": replayed}
+        self.load_state(State(value, self.state_version, Scope.RANK))

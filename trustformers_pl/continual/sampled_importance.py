@@ -29,6 +29,7 @@ def mean_over_task(
     *,
     batch_size: int,
     limit: int | None,
+    rehearsal: bool = False,
 ) -> dict[str, Tensor]:
     """The mean over a task's samples of the measured gradient of each sample's loss, over all ranks. Collective.
 
@@ -42,12 +43,13 @@ def mean_over_task(
         measure: `torch.square` or `torch.abs`.
         batch_size: Samples of a rank's batch.
         limit: Most samples of the task that are taken.
+        rehearsal: Take the first sample of the data alone, of whichever task, and show no progress.
 
     Returns:
         Name of a parameter -> mean, whole and equal on all ranks, at least in float32.
     """
     tasks = tasks_of(trainer, "an importance")
-    indices = tasks.indices(task, limit)
+    indices = torch.zeros(1, dtype=torch.int64) if rehearsal else tasks.indices(task, limit)
     now: list[Part] = []
 
     def of_real_ones(outputs: Tensor, batch: Any) -> Tensor:
@@ -56,7 +58,7 @@ def mean_over_task(
         return found * now[0].real.to(found.dtype)
 
     pass_ = PerSample(module, of_real_ones, measure, forward=lambda batch: forward(trainer, module, batch))
-    for one in parts(trainer, tasks.loader, indices, batch_size):
+    for one in parts(trainer, tasks.loader, indices, batch_size, None if rehearsal else "weigh"):
         now[:] = [one]
         pass_.add(one.batch)
     with torch.no_grad():

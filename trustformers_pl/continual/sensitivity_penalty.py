@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from typing_extensions import override
 
-from trustformers_pl.continual.importance import ImportancePenalty
+from trustformers_pl.continual.importance import SAMPLES, ImportancePenalty
 from trustformers_pl.continual.mas import squared_norms
 from trustformers_pl.continual.sampled_importance import mean_over_task
 
@@ -27,18 +28,30 @@ class MAS(ImportancePenalty):
 
     Args:
         strength: lambda.
-        samples: Most samples of a task to take; all if not given.
+        samples: Most samples of a task to take, drawn by its number; all if None.
         batch_size: Samples of a rank's batch.
     """
 
-    def __init__(self, strength: float = 1.0, *, samples: int | None = None, batch_size: int = 256) -> None:
+    def __init__(self, strength: float = 1.0, *, samples: int | None = SAMPLES, batch_size: int = 256) -> None:
         super().__init__(2 * strength)
         self.samples, self.batch_size = samples, batch_size
 
     def on_task_end(self, trainer: Trainer, pl_module: LightningModule, task: int) -> None:
         """Take the sensitivity of the task that ends. Collective."""
+        self.absorb(self._taken(trainer, pl_module, task))
+
+    @override
+    def rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take it of one sample, for nothing."""
+        self._taken(trainer, pl_module, 0, rehearsal=True)
+
+    def _taken(
+        self, trainer: Trainer, module: LightningModule, task: int, *, rehearsal: bool = False
+    ) -> dict[str, Tensor]:
         size, limit = self.batch_size, self.samples
-        self.absorb(mean_over_task(trainer, pl_module, task, _norms, torch.abs, batch_size=size, limit=limit))
+        return mean_over_task(
+            trainer, module, task, _norms, torch.abs, batch_size=size, limit=limit, rehearsal=rehearsal
+        )
 
 
 def _norms(outputs: Tensor, part: Part) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trustformers_pl.continual.buffer import Buffer
-from trustformers_pl.continual.memory import affordable
+from trustformers_pl.continual.memory import affordable, row_bytes
+from trustformers_pl.continual.room import make_folder, refuse_no_room
 from trustformers_pl.continual.rows import refuse_other_shapes
-from trustformers_pl.errors import DataError, RefusedError
+from trustformers_pl.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,14 +30,21 @@ class Store:
         ranks: How many share them.
         folder: Of this rank's files; None keeps the samples in memory.
         section: Named in errors.
+        beside: How many of them are on this machine.
 
     Raises:
         RefusedError: Less than a sample a rank.
-        DataError: The budget is larger than what is free on the disk.
+        DataError: The budget is larger than what is free on the disk or in memory.
     """
 
     def __init__(
-        self, capacity: int | None, budget: int | None, ranks: int, folder: Path | None = None, section: str = "replay"
+        self,
+        capacity: int | None,
+        budget: int | None,
+        ranks: int,
+        folder: Path | None = None,
+        section: str = "replay",
+        beside: int = 1,
     ) -> None:
         if capacity is None and budget is None:
             capacity = CAPACITY
@@ -47,11 +54,13 @@ class Store:
             )
         self._capacity = None if capacity is None else capacity // ranks
         self._budget = None if budget is None else budget // ranks
-        self.folder, self.section = folder, section
+        self.folder, self.section, self.beside = folder, section, beside
         self.buffer: Buffer | None = None
         self._shapes: dict[str, Any] = {}
-        if self._budget is not None and folder is not None:
-            _refuse_no_room(self._budget, folder, section)
+        if self._budget is not None and self._capacity is None:
+            refuse_no_room(self._budget * beside, "bytes: the ranks here may take", folder, section)
+        if folder is not None:
+            make_folder(folder, section)
 
     @property
     def filled(self) -> int:
@@ -73,6 +82,21 @@ class Store:
             limits.append(affordable(self._budget, row, section=self.section))
         return min(limits)
 
+    def refuse_no_room(self, rows: Mapping[str, Tensor]) -> None:
+        """Refuse samples like these where there is no room for as many as are to be kept.
+
+        Args:
+            rows: As for `capacity_for`.
+
+        Raises:
+            RefusedError: Not even one may be kept.
+            DataError: There is less.
+        """
+        if self.buffer is None:
+            number, size = self.capacity_for(rows), row_bytes({name: value[0] for name, value in rows.items()})
+            what = f"{number * self.beside} samples of {size} bytes take"
+            refuse_no_room(number * size * self.beside, what, self.folder, self.section)
+
     def write(self, slots: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Store samples, as `Buffer.write` does; the first ones decide names, shapes and types.
 
@@ -82,6 +106,7 @@ class Store:
         if not len(slots):
             return
         if self.buffer is None:
+            self.refuse_no_room(rows)
             self.buffer = Buffer(self.capacity_for(rows), {name: value[0] for name, value in rows.items()}, self.folder)
             self._shapes = {name: value.shape[1:] for name, value in rows.items()}
         refuse_other_shapes(rows, self._shapes, self.section)
@@ -108,13 +133,3 @@ class Store:
             self.refill(state)
         elif self.buffer is not None:
             self.buffer.filled = 0
-
-
-def _refuse_no_room(budget: int, folder: Path, section: str) -> None:
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    free = shutil.disk_usage(there).free
-    if budget > free:
-        raise DataError(
-            f"{section}: bytes: a rank's share is {budget} bytes, and {there} has {free} left; choose another "
-            "folder or a smaller budget"
-        )

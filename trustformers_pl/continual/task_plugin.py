@@ -151,6 +151,8 @@ def _check_detection(boundaries: str, detection: Mapping[str, float], scenario: 
     for key in detection:
         if key not in known:
             raise ValueError(f"detection has no {key!r}; it has {', '.join(known)}")
+        if not 0 < detection[key] < float("inf"):
+            raise ValueError(f"detection.{key} must be a positive number, but is {detection[key]}")
     if boundaries == "given" and detection:
         raise ValueError("detection is of `boundaries: detect`")
     if boundaries == "detect" and scenario == "task":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from trustformers_pl.continual.labels import Value
     from trustformers_pl.data.loader import ResumableLoader
+
+logger = logging.getLogger(__name__)
 
 
 class Tasks(Callback):
@@ -68,15 +71,21 @@ class Tasks(Callback):
 
         Raises:
             RefusedError: There is none.
-            DataError: A class in no task, or a task without samples, or with fewer than a batch.
+            DataError: A class in no task, or a task without samples, or with fewer than a batch or than ranks.
         """
         self._trainer, self._order = trainer, _order_of(trainer)
         self._order.accumulated = trainer.accumulate_grad_batches
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._loader = datamodule.train_dataloader()
-        for task in range(self._order.count):
+        sizes, ranks = torch.bincount(self._order.of_sample, minlength=self._order.count), data_ranks(trainer)[1]
+        for task, size in enumerate(sizes.tolist()):
+            if size < ranks:
+                raise DataError(
+                    f"tasks: task {task} has {size} samples for {ranks} ranks; give more, or use fewer ranks"
+                )
             if not len(self.loader.batches_in(task * self._order.epochs)):
                 raise DataError(f"tasks: task {task} has fewer samples than a batch, which drop_last leaves out")
+        self._warn_of_an_early_end(trainer)
         self._tell_heads(pl_module)
         if stage == "fit":
             exact_loop(trainer)
@@ -94,6 +103,12 @@ class Tasks(Callback):
         loop = trainer.fit_loop.epoch_loop
         loop.max_steps = steps if loop.max_steps == -1 else min(loop.max_steps, steps)
 
+    def _warn_of_an_early_end(self, trainer: Trainer) -> None:
+        limit, wanted = trainer.max_epochs, self._order.count * self._order.epochs
+        if limit is not None and -1 < limit < wanted and self.stop and trainer.is_global_zero:
+            what = f"{self._order.count} tasks of {self._order.epochs} epochs take {wanted}"
+            logger.warning("tasks: %s, and trainer.max_epochs=%d ends the training before; raise it", what, limit)
+
     def _tell_heads(self, module: Any) -> None:
         if self._order.scenario != "task" or not hasattr(module, "of_own_task"):
             return
@@ -103,9 +118,10 @@ class Tasks(Callback):
 
     @property
     def loader(self) -> ResumableLoader:
-        """The training loader, for passes over its samples."""
+        """The training loader, for passes over its samples: that of the training once there is one."""
         assert self._loader is not None, "not before `setup`"
-        return self._loader
+        own: Any = None if self._trainer is None else self._trainer.train_dataloader
+        return own if hasattr(own, "of_samples") else self._loader
 
     @property
     def order(self) -> TaskOrder:

@@ -146,7 +146,8 @@ class ResumableLoader(Positioned):
     def of_samples(self, indices: Tensor, batch_size: int) -> Iterator[Any]:
         """Collated batches of some samples in their order, without MIX: for passes over them outside of training.
 
-        Nothing is disturbed: samples are read in this process, those with augmentation as in epoch 0.
+        Nothing is disturbed: samples are read in this process, those with augmentation as in epoch 0. Where bad samples
+        are replaced, those of a batch are by its others, the next ones of `indices`, or the dataset's first ones.
 
         Args:
             indices: (N,) int64.
@@ -156,10 +157,12 @@ class ResumableLoader(Positioned):
             FetchError: A sample or its collation raised.
         """
         fetched: Any = self._loader.dataset
-        plain = SeededBatches(self.dataset, fetched.collate_fn, seed=self._seed)
+        apart = type(fetched)(self.dataset, fetched.collate_fn, seed=self._seed)
         for start in range(0, len(indices), batch_size):
-            batch = plain[0, indices[start : start + batch_size].tolist()]
-            yield batch.delivered(None) if isinstance(batch, Told) else batch
+            own, spares = indices[start : start + batch_size].tolist(), self._batches.spares
+            others = [*indices[start + batch_size :][:spares].tolist(), *range(min(spares, len(self.dataset)))]
+            batch = apart[(0, own, [*own, *others]) if spares else (0, own)]
+            yield batch.delivered(self._note) if isinstance(batch, Told) else batch
 
     def __len__(self) -> int:
         """Number of batches in the whole epoch that comes next, wherever the iteration starts; equal on all ranks."""

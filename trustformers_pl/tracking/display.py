@@ -107,7 +107,8 @@ class Display:
         elif self.fit is not None:
             self.due = now + self._plain_every_seconds
             metrics = "".join(f"  {name} {value.strip()}" for name, value in self._metrics())
-            self.print(f"step {self.fit.count()}{metrics}  eta {clock(self.fit.remaining())}")
+            beside = "" if self.evaluation is None else f"  {self.evaluation.name} {self.evaluation.count().strip()}"
+            self.print(f"step {self.fit.count()}{metrics}{beside}  eta {clock(self.fit.remaining())}")
 
     def note(self, line: str) -> None:
         """Print a line that stays; where there is no terminal it stands in for a line of progress.

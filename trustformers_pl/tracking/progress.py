@@ -125,6 +125,26 @@ class Progress(ProgressBar):
         if seconds is not None and fit is not None:
             self._display.note(validation_line(trainer, seconds, width=len(str(fit.total or ""))))
 
+    def on_pass_start(self, trainer: Trainer, name: str, batches: int | None) -> None:
+        """Show the bar of a pass over data beside the training, as some features make one.
+
+        Args:
+            trainer: Of the run.
+            name: What it is for.
+            batches: How many there are; None where nobody knows.
+        """
+        del trainer
+        self._begin(name, float("inf") if batches is None else batches)
+        self._show_if_due()
+
+    def on_pass_batch_end(self) -> None:
+        """Advance that bar."""
+        self.on_validation_batch_end()
+
+    def on_pass_end(self) -> None:
+        """Take it away."""
+        self._end()
+
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the test's bar."""
