@@ -124,7 +124,8 @@ class Metrics(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what follows from `val_loss`."""
         if not trainer.sanity_checking:
-            pl_module.log_dict(dict[str, Any](text_metrics(trainer)))
+            # All ranks have the same `val_loss`; Lightning warns of what it does not reduce itself.
+            pl_module.log_dict(dict[str, Any](text_metrics(trainer)), sync_dist=True)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
