@@ -68,5 +68,9 @@ CASES = {
     "tasks-replay": in_tasks(f"--replay={{{MEMORY}, where: disk}}", NOISE, *ACCUMULATES[:1], every=3),
     "tasks-der": in_tasks(f"--der={{{MEMORY}, beta: 0.5}}", FP16),
     "tasks-lwf": in_tasks("--lwf={}", "--si={}", NOISE),
+    "tasks-progressive": in_tasks("--progressive={column: blocks}", EMA, NOISE),
+    "tasks-progressive2": in_tasks(
+        "--progressive={column: blocks, lateral: adapter}", "--ddp={}", EWC, every=5, ranks=2
+    ),
     "tasks-zero3": in_tasks("--zero={stage: 3}", EWC, "--mas={samples: 10}", every=5, ranks=2),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import phased
 import pytest
 import torch
 from continual_job import Digits, Network, recipe
@@ -14,7 +15,17 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 from torch.nn import functional as F
 
-from trustformers_pl.continual import AccuracyMatrix, Progressive, ProgressiveNetwork, TaskOrder, Tasks
+from trustformers_pl import ModulePhases, PhasedModule
+from trustformers_pl.continual import (
+    AccuracyMatrix,
+    IntoColumns,
+    Progressive,
+    ProgressiveModule,
+    ProgressiveNetwork,
+    TaskOrder,
+    Tasks,
+)
+from trustformers_pl.continual.column_growth import add_column
 from trustformers_pl.continual.columns import AdapterLateral, LinearLateral
 from trustformers_pl.data import resumable_datamodule
 from trustformers_pl.errors import RefusedError
@@ -223,8 +234,9 @@ def test_in_a_stock_trainer_and_its_own_checkpoint(tmp_path: Path) -> None:
     matrix = AccuracyMatrix()
 
     class Saves(Progressive):
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-            if len(pl_module.layers.columns) == 2:
+        def on_step_boundary(self, trainer: Trainer, pl_module: Any) -> None:
+            if trainer.global_step == 6:
+                assert len(pl_module.layers.columns) == 2
                 trainer.save_checkpoint(tmp_path / "two.ckpt")
 
     trainer, module = stock(Saves(), matrix, folder=tmp_path)
@@ -315,3 +327,52 @@ def test_beside_features_that_look_at_weights(company: str, tmp_path: Path) -> N
             assert callback.curvature["below.0.weight"].any()
     for callback in whole.run.callbacks("EMA"):
         assert callback.averages.keys() == {n for n, p in module.named_parameters() if p.requires_grad}
+
+
+class Grown(ProgressiveModule, PhasedModule, Network):
+    """As `assemble` composes it."""
+
+
+def adapted(seed: int = 0) -> Any:
+    module = Grown()
+    module.module_phases = ModulePhases({"surgery": [IntoColumns("layers"), phased.adapt]}, seed=seed)
+    module.configure_model()
+    return module
+
+
+def test_a_new_column_gets_other_features_surgery_also_when_it_is_loaded() -> None:
+    module, x = adapted(), [torch.randn(3, 64)]
+    for _ in range(2):
+        add_column(module, "layers")
+    column = module.layers.columns[2]
+    with torch.no_grad():
+        for parameter in column.parameters():
+            nn.init.normal_(parameter, std=0.1)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert "layers.columns.2.body.2.beside.weight" in trained
+    assert {name.split(".")[2] for name in trained} == {"2"}
+    assert all(name.endswith("beside.weight") for name in trained)
+    other = adapted(seed=1)
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.eval()(x), module.eval()(x))
+    assert {name for name, parameter in other.named_parameters() if parameter.requires_grad} == trained
+    # The lateral is added to what the whole adapted layer gives.
+    one, two = (module.layers.columns[i].body[:2](x[0]) for i in (0, 2))
+    first = module.layers.columns[1]
+    before = first.body[:2](x[0])
+    added = column.laterals[0]([one, before])
+    assert torch.equal(column((*_readings(module, x[0]),), x[0])[1].inputs[2], torch.relu(column.body[2](two) + added))
+    smaller = adapted()
+    smaller.load_state_dict({n: v for n, v in module.state_dict().items() if ".columns.2." not in n})
+    assert {n.split(".")[2] for n, p in smaller.named_parameters() if p.requires_grad} == {"1"}
+    other.load_state_dict(smaller.state_dict())  # takes a column away, and lets train what trained before
+    assert {n for n, p in other.named_parameters() if p.requires_grad} == {
+        n for n, p in smaller.named_parameters() if p.requires_grad
+    }
+
+
+def _readings(module: Any, x: torch.Tensor) -> list[list[torch.Tensor]]:
+    found: list[list[torch.Tensor]] = []
+    for column in module.layers.columns[:2]:
+        found.append(column(found, x)[1].inputs)
+    return found

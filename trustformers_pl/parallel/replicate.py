@@ -80,7 +80,8 @@ class Replicate(Wrap):
         Gradients are views into the old wrapper's buckets, and are dropped.
         """
         assert self._model is not None
-        self._model._remove_autograd_hooks()  # type: ignore[no-untyped-call]  # else what trains in both is averaged twice
+        # Not when the old wrapper happens to be collected: what trains in both would be averaged twice until then.
+        self._model._remove_autograd_hooks()  # type: ignore[no-untyped-call]
         self._model = None
         module.zero_grad(set_to_none=True)
         return self.place(module, placement)
