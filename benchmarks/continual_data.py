@@ -29,7 +29,7 @@ GRIDS: dict[str, list[Setting]] = {
     "naive": [{}],
     "ewc": [{"strength": strength} for strength in STRENGTHS],
     "si": [{"strength": 10.0**power} for power in range(-2, 8)],
-    "mas": [{"strength": 10.0**power} for power in range(-3, 4)],
+    "mas": [{"strength": strength} for strength in (0.1, 0.3, 1.0, 3.0)],
     "lwf": [{"alpha": alpha, "temperature": 2.0} for alpha in (0.3, 1.0, 3.0, 10.0)],
     "replay": [{}],
     "der": [{"alpha": alpha, "beta": beta} for alpha in (0.03, 0.1, 0.3) for beta in (0.5, 1.0)],

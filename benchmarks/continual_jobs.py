@@ -131,7 +131,7 @@ def _fashion(data: Path) -> Experiment:
 
 
 def _permuted(data: Path) -> Experiment:
-    inside = {"folder": str(data / "fashion"), "samples": 3000, "test_samples": 1000, "batch_size": 32}
+    inside = {"folder": str(data / "fashion"), "samples": 2000, "test_samples": 500, "batch_size": 32}
     recipe = {
         "model": {"class_path": "continual_jobs.Network"},
         "data": {"class_path": "permuted.Permuted", "init_args": inside},
@@ -149,14 +149,14 @@ def _text(data: Path) -> Experiment:
     small = {"d_model": 64, "n_layers": 2, "n_heads": 4, "context_length": 64}
     recipe = {
         "model": {"class_path": "trustformers_pl.models.GPT", "init_args": small},
-        "data": {"class_path": "domains.Domains", "init_args": {"folders": folders, "val_samples": 128}},
-        "tasks": {"scenario": "domain", "steps": 200},
+        "data": {"class_path": "domains.Domains", "init_args": {"folders": folders, "val_samples": 64}},
+        "tasks": {"scenario": "domain", "steps": 150},
         "optimizer": {"name": "adamw", "lr": 2e-3},
     }
     strengths: list[Setting] = [{"strength": 10.0**power} for power in (1, 3, 5)]
     grids = {**_plain(), "ewc": strengths, "lwf": [{"alpha": alpha} for alpha in (0.3, 1.0)]}
     sections = {"ewc": {"samples": 200, "batch_size": 16}, "replay": {"capacity": 300, "batch": 8}}
-    return Experiment(recipe, grids, sections, together={"tasks": {"scenario": "domain", "number": 1, "steps": 600}})
+    return Experiment(recipe, grids, sections, together={"tasks": {"scenario": "domain", "number": 1, "steps": 450}})
 
 
 def _plain() -> dict[str, list[Setting]]:

@@ -20,6 +20,7 @@ import json
 import math
 import statistics
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,18 @@ def measure(name: str, data: Path, seeds: int, results: dict[str, Any], save: An
 
         found = results.setdefault(name, {})
         for method, grid in job.grids.items():
-            if len(found.get(method, {}).get("runs", ())) < seeds:
-                setting = chosen(method, grid, lambda of, seed, method=method: one(method, of, seed))
-                runs = [summary(one(method, setting, seed)) for seed in range(seeds)]
-                found[method] = {"setting": setting, "runs": runs}
+            known = found.get(method)
+            setting = known["setting"] if known else chosen(method, grid, partial(one, method))
+            runs = found.setdefault(method, {"setting": setting, "runs": []})["runs"]
+            for seed in range(len(runs), seeds):
+                runs.append(summary(one(method, setting, seed)))
                 save()
         if name == "digits":
             swept = results.setdefault("sweep", {})
             for strength in STRENGTHS:
-                if len(swept.get(f"{strength:g}", ())) < seeds:
-                    swept[f"{strength:g}"] = [summary(one("ewc", {"strength": strength}, s)) for s in range(seeds)]
+                runs = swept.setdefault(f"{strength:g}", [])
+                for seed in range(len(runs), seeds):
+                    runs.append(summary(one("ewc", {"strength": strength}, seed)))
                     save()
 
 
