@@ -55,22 +55,26 @@ class SGD(torch.optim.SGD):
     @override
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step; on shards, which ZeRO puts in the place of parameters after this was made, without the kernel."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         if self._is_sharded():
             for group in self.param_groups:
                 group["fused"] = None
-        unfused = [group for group in self.param_groups if group["fused"] and self._begins_in_part(group)]
+        unfused = [g for g in self.param_groups if g["fused"] and g["momentum"] and self._begins_in_part(g)]
         for group in unfused:
             group["fused"] = None
-        loss: float | None = super().step(closure)
+        super().step()
         for group in unfused:
             group["fused"] = True
         return loss
 
     def _begins_in_part(self, group: dict[str, Any]) -> bool:
         """Whether some weights begin to train in this step: the kernel takes the first step of all or of none."""
-        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-        begun = [self.state.get(parameter, {}).get("momentum_buffer") is not None for parameter in trained]
-        return bool(group["momentum"]) and any(begun) and not all(begun)
+        state = self.state
+        begun = [parameter in state for parameter in group["params"] if parameter.grad is not None]
+        return any(begun) and not all(begun)
 
     def _is_sharded(self) -> bool:
         return any(isinstance(parameter, DTensor) for group in self.param_groups for parameter in group["params"][:1])
