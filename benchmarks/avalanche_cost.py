@@ -17,8 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from avalanche.training.utils import copy_params_dict
-from avalanche_digits import EWCPlugin  # declares what torchvision lacks, too
+from avalanche_digits import EWCPlugin, copy_params_dict  # which declares what torchvision lacks
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset

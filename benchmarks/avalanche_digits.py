@@ -62,6 +62,7 @@ from avalanche.models.utils import avalanche_forward  # noqa: E402
 from avalanche.training import plugins as given  # noqa: E402
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin  # noqa: E402
 from avalanche.training.supervised import DER, JointTraining, Naive, der  # noqa: E402
+from avalanche.training.utils import copy_params_dict  # noqa: E402, F401 (for `avalanche_cost.py`)
 
 SINGLE, SHIPPED = "ewc, single samples", "si, as it ships"
 SETTINGS = {**GRIDS, SINGLE: GRIDS["ewc"], SHIPPED: [{"strength": 1.0}]}

@@ -80,9 +80,9 @@ def average(rows: Rows) -> float:
     return sum(rows[-1]) / len(rows[-1])
 
 
-def chosen(method: str, grid: list[Setting], fit: Callable[[Setting, int], Rows]) -> Setting:
+def chosen(method: str, grid: list[Setting], fit: Callable[[Setting, int], Rows], limit: int = 10) -> Setting:
     """The setting of a grid with the best average accuracy over the seeds for tuning; the first of equal ones."""
-    seeds = UNSTEADY.get(method, TUNING)
+    seeds = UNSTEADY.get(method, TUNING)[:limit]
     if len(grid) == 1:
         return grid[0]
     return max(grid, key=lambda setting: sum(average(fit(setting, seed)) for seed in seeds))

@@ -32,7 +32,7 @@ from scipy.stats import t as student
 
 RESULTS = Path(__file__).parent / "continual_results.json"
 PAGE = Path(__file__).parent.parent / "docs/features/continual-results.md"
-SEEDS = {"digits": 10, "fashion": 10, "permuted": 10, "text": 10}
+SEEDS = {"digits": 10, "fashion": 10, "permuted": 10, "text": 5}
 SINGLE = "ewc, single samples"
 Summary = list[list[float]]
 """Of each seed, average accuracy and forgetting (NaN as -1)."""
@@ -63,7 +63,7 @@ def measure(name: str, data: Path, seeds: int, results: dict[str, Any], save: An
         found = results.setdefault(name, {})
         for method, grid in job.grids.items():
             known = found.get(method)
-            setting = known["setting"] if known else chosen(method, grid, partial(one, method))
+            setting = known["setting"] if known else chosen(method, grid, partial(one, method), job.tuning)
             runs = found.setdefault(method, {"setting": setting, "runs": []})["runs"]
             for seed in range(len(runs), seeds):
                 runs.append(summary(one(method, setting, seed)))

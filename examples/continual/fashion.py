@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from trustformers_pl.errors import DataError
 HEADERS = {"images-idx3": 16, "labels-idx1": 8}
 
 
+@cache
 def read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Pixels (N, 784) in [0, 1] and classes (N,).
+    """Pixels (N, 784) uint8 and classes (N,) int64; read once.
 
     Args:
         folder: Of the four IDX files.
@@ -36,7 +38,7 @@ def read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
         with gzip.open(path) as file:
             found.append(torch.from_numpy(np.frombuffer(file.read(), np.uint8, offset=header).copy()))
     images, labels = found
-    return images.view(len(labels), -1).float() / 255, labels.long()
+    return images.view(len(labels), -1), labels.long()
 
 
 class Pictures(Dataset[dict[str, Tensor]]):
@@ -77,10 +79,10 @@ class Fashion(LightningDataModule):
         self.sizes = {"train": samples, "t10k": test_samples}
 
     def pictures(self, part: str) -> tuple[Tensor, Tensor]:
-        """Pixels and classes."""
-        x, labels = read(self.folder, part)
+        """Pixels (N, 784) in [0, 1] and classes (N,)."""
+        x, labels = read(self.folder.resolve(), part)
         drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: self.sizes[part]]
-        return x[drawn], labels[drawn]
+        return x[drawn].float() / 255, labels[drawn]
 
     def train_dataloader(self) -> Any:
         """Mixed."""

@@ -21,7 +21,7 @@ RESULTS: dict[str, Any] = json.loads(tables.RESULTS.read_text())
 def test_the_page_has_the_tables_of_the_runs() -> None:
     page = tables.PAGE.read_text(encoding="utf-8")
     found = tables.tables(RESULTS)
-    assert set(re.findall(r"<!-- table: (\w+) -->", page)) == found.keys() >= {"digits", "strengths"}
+    assert set(re.findall(r"<!-- table: (\w+) -->", page)) == found.keys()
     assert tables.written(page, found) == page
     assert all(table in page for table in found.values())
 
