@@ -54,8 +54,12 @@ def example_of(feature: str) -> dict[str, Any]:
     return section_of(feature, _loaded(feature).example)
 
 
-def verdict(features: Sequence[str]) -> Verdict:
+def verdict(features: Sequence[str], written: Mapping[str, Any] | None = None) -> Verdict:
     """Whether features, each with its own example section, can live in one run.
+
+    Args:
+        features: Their names.
+        written: Sections that take the place of examples; others of them do not matter.
 
     Raises:
         RecipeError: A feature is not installed.
@@ -70,6 +74,7 @@ def verdict(features: Sequence[str]) -> Verdict:
     sections: dict[str, Any] = {}
     for feature in (*features, *added):
         sections |= example_of(feature)
+    sections |= {name: section for name, section in (written or {}).items() if name in sections}
     plan = make_plan(Recipe.from_mapping(sections))
     checks = [reason for answer in plan.hook.check(plan=plan) for reason in answer or ()]
     found = [line.removeprefix(f"{PYTHON}: ") for line in refusals(plan, frozenset())]

@@ -51,7 +51,7 @@ def try_pair(one: str, other: str, folder: Path, *added: Sections) -> Outcome:
         AssertionError: They train although they declare that they cannot, or the other way round; one of them left no
             evidence; the weights are not finite.
     """
-    declared = verdict([one, other])
+    declared = verdict([one, other], {name: section for more in added for name, section in more.items()})
     if not declared.together and one.partition(".")[0] == other.partition(".")[0]:
         return Outcome("; ".join(declared.reasons), {})  # no recipe can name both
     sections = beside(*map(example_of, (*declared.completed_by, one, other)), *added)
