@@ -39,7 +39,7 @@ def features(install: Install) -> dict[str, Any]:
     for section, phase, traits in (
         ("curriculum", "order", ""),
         ("budget", "batch", BATCH_OWNER),
-        ("replay", "mix", ""),
+        ("rehearsal", "mix", ""),
     ):
         function = f"phased.{PHASES[phase][0].__name__}"
         source = phased.feature("data", phase, function, traits)
@@ -50,7 +50,7 @@ def features(install: Install) -> dict[str, Any]:
         "trainer": {"max_epochs": 3, "accelerator": "cpu", "num_sanity_val_steps": 0},
         "curriculum": {},
         "budget": {},
-        "replay": {},
+        "rehearsal": {},
     }
 
 
