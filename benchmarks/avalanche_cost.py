@@ -2,9 +2,9 @@
 
 `python benchmarks/avalanche_cost.py`, in the environment that `avalanche_digits.py` tells how to make.
 
-The other side of `penalty_cost.py` and `fisher_cost.py`: the same MLP (784-256-256-10), batches, optimizer and measure, on
-one thread. Variants take turns in random order; shown are median ratios of CPU time to the plain step, or to the plain
-epoch. Both epochs get their batches from the same kind of DataLoader.
+The other side of `penalty_cost.py` and `fisher_cost.py`: the same MLP (784-256-256-10), batches, optimizer and measure,
+on one thread. Variants take turns in random order; shown are median ratios of CPU time to the plain step, or to the
+plain epoch. Both epochs get their batches from the same kind of DataLoader.
 """
 
 from __future__ import annotations
