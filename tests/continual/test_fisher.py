@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,12 +36,7 @@ Losses = Callable[[Any, Any], Tensor]
 of_labels = empirical(lambda batch: batch["labels"])
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def one_by_one(module: nn.Module, batch: Any, losses: Losses, measure: Any = torch.square) -> dict[str, Tensor]:

@@ -15,15 +15,10 @@ from trustformers_pl.continual.mas import answer_sensitivity, squared_norms
 from trustformers_pl.continual.si import PathIntegral
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.mark.parametrize("make", [mlp, sequence, images, gpt, odd])

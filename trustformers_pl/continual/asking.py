@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from trustformers_pl.continual.passes import evaluating, shown
+from trustformers_pl.continual.passes import shown
 from trustformers_pl.data.seeded import preserved_generators
 from trustformers_pl.errors import RefusedError
+from trustformers_pl.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,10 +13,11 @@ from typing_extensions import override
 
 from trustformers_pl.continual import transfer
 from trustformers_pl.continual.labels import LABELS
-from trustformers_pl.continual.passes import evaluating, forward, parts, right_and_all
+from trustformers_pl.continual.passes import forward, parts, right_and_all
 from trustformers_pl.continual.progressive import answering
 from trustformers_pl.continual.tasks import tasks_of
 from trustformers_pl.loss_window import sum_over_data_ranks
+from trustformers_pl.modes import evaluating
 from trustformers_pl.stateful import State
 
 if TYPE_CHECKING:

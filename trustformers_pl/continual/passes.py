@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -82,18 +81,6 @@ def shown(trainer: Trainer, name: str | None, batches: Iterable[Batch], total: i
     finally:
         for one in told:
             one.on_pass_end()
-
-
-@contextmanager
-def evaluating(module: LightningModule) -> Iterator[None]:
-    """No dropout, running statistics as they are; afterwards each submodule is in the mode that it was in."""
-    training = [one for one in module.modules() if one.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for one in training:
-            one.training = True
 
 
 def logits_of(outputs: Any) -> Tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,9 +22,10 @@ from torch.utils._pytree import tree_leaves
 
 from trustformers_pl.continual.terms import UsesOfBatch
 from trustformers_pl.continual.uses import Uses
+from trustformers_pl.modes import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from trustformers_pl.continual.contributions import Measure
     from trustformers_pl.continual.layouts import Layout
@@ -84,7 +84,7 @@ class PerSample:
         Raises:
             ValueError: The losses are not one a sample, or depend on no parameter.
         """
-        with _evaluating(self._module), torch.enable_grad():
+        with evaluating(self._module), torch.enable_grad():
             guess = _samples(batch)
             losses, uses = self._recorded(batch, guess)
             if guess != losses.shape[-1:].numel():
@@ -195,14 +195,3 @@ def _agree(found: Tensor | None, expected: Tensor | None, terms: Terms) -> bool:
     eps = torch.finfo(terms.precision()).eps
     relative, bound = (1e4 * eps, 10 * eps) if eps < 1e-4 else (0.05, 0.1 * eps)
     return bool((one - other).norm() <= relative * other.float().norm() + bound * terms.scale())
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = [one for one in module.modules() if one.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for one in training:
-            one.training = True

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-
-    from torch import nn
+    from collections.abc import Callable, Collection
 
 
 class KVCache:
@@ -168,16 +165,3 @@ def check_sampling(max_new_tokens: int, temperature: float, top_k: int | None) -
         raise ValueError(f"temperature {temperature} must be at least 0 and finite")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k {top_k} must be at least 1, or None for all tokens")
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch `module` to evaluation, without gradients; put each submodule's own mode back on leaving."""
-    training = [submodule for submodule in module.modules() if submodule.training]
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for submodule in training:
-            submodule.training = True

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trustformers_pl.models.block import Block, rotation_table, within_documents
-from trustformers_pl.models.generation import KVCache, continued, evaluating
+from trustformers_pl.models.generation import KVCache, continued
 from trustformers_pl.models.next_token import NextTokenLoss
+from trustformers_pl.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,7 +134,7 @@ class GPT(NextTokenLoss, LightningModule):
                 cache.clear()
             return self.logits(unread, cache)[:, -1]
 
-        with evaluating(self):
+        with evaluating(self), torch.inference_mode():
             tokens = continued(
                 read,
                 input_ids,

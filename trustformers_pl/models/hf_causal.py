@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trustformers_pl.errors import RefusedError
-from trustformers_pl.models.generation import continued, evaluating
+from trustformers_pl.models.generation import continued
 from trustformers_pl.models.next_token import IGNORED, NextTokenLoss
 from trustformers_pl.models.pretrained import DType, PretrainedModule
+from trustformers_pl.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +88,7 @@ class HFCausalLM(NextTokenLoss, PretrainedModule):
         rows = torch.tensor([[0, 1, 1, 2], [2, 3, 1, 2]], device=device)
         documents = torch.tensor([[0, 0, 1, 1]] * 2, device=device)
         # Autocast would keep weights that it has cast here, where no gradient is wanted.
-        with evaluating(self), torch.autocast(device.type, enabled=False):
+        with evaluating(self), torch.inference_mode(), torch.autocast(device.type, enabled=False):
             try:
                 logits = self.model(**packed_inputs(rows, documents), use_cache=False).logits
             except TypeError:  # it takes no positions
@@ -127,7 +128,7 @@ class HFCausalLM(NextTokenLoss, PretrainedModule):
             ValueError: A prompt is empty or longer than `context_length`, or an option is out of range.
         """
         self.read_weights()
-        with evaluating(self):
+        with evaluating(self), torch.inference_mode():
             tokens = continued(
                 _Reader(self.model),
                 input_ids,
