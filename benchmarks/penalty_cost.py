@@ -3,23 +3,25 @@
 `python benchmarks/penalty_cost.py`
 
 Runs from recipes take turns of some steps in random order (see `rank_baton.py`); shown are the median ratios of CPU
-time to the same run without `ewc`, and their 95 % intervals (bootstrap). The MLP is that of `fisher_cost.py`,
-784-256-256-10, with fused AdamW. `new lr` has a schedule, which changes the learning rate, and with it the penalty's
+time to the same run without `ewc`, and their 95 % intervals (bootstrap). The network is 784-256-256-10 with fused
+AdamW, or another one by `--sizes`. `new lr` has a schedule, which changes the learning rate, and with it the penalty's
 divisor, at each step.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from fisher_cost import MLP, mean_loss
-from lightning import Callback, LightningDataModule
+from fisher_cost import mean_loss
+from lightning import Callback, LightningDataModule, LightningModule
 from rank_baton import take_turns
 from step_overhead import interval
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
@@ -39,9 +41,9 @@ PEERS = {name: "naive, new lr" if name.endswith("new lr") else "naive" for name 
 class Pixels(Dataset[Any]):
     """Noise with labels."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, width: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(count, 784, generator=generator)
+        self.x = torch.randn(count, width, generator=generator)
         self.labels = torch.randint(10, (count,), generator=generator)
 
     def __len__(self) -> int:
@@ -54,11 +56,11 @@ class Pixels(Dataset[Any]):
 
 
 class Data(LightningDataModule):
-    """Batches of pixels (B, 784)."""
+    """Batches of pixels (B, width)."""
 
-    def __init__(self, batch: int, count: int) -> None:
+    def __init__(self, batch: int, count: int, width: int) -> None:
         super().__init__()
-        self.batch, self.pixels = batch, Pixels(count)
+        self.batch, self.pixels = batch, Pixels(count, width)
 
     def train_dataloader(self) -> Any:
         """Mixed."""
@@ -79,17 +81,28 @@ class LastTask(Callback):
             self.turn.fetched()
 
 
-def run(turn: Turn, name: str, batch: int, steps: int, folder: str) -> None:
-    """A recipe."""
-    from lightning import LightningModule
+class Network(LightningModule):
+    """Linear layers of some sizes, with ReLU between."""
 
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, batch: Any) -> Tensor:
+        """Logits (B, 10)."""
+        return self.layers(batch["x"])  # type: ignore[no-any-return]
+
+    def loss(self, outputs: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        """The sum, and the number of samples."""
+        count = len(batch["labels"])
+        return mean_loss(outputs, batch) * count, torch.tensor(count)
+
+
+def run(turn: Turn, name: str, batch: int, sizes: list[int], steps: int, folder: str) -> None:
+    """A recipe."""
     from trustformers_pl.assembly import Live
     from trustformers_pl.factory import assemble
-
-    class Module(MLP, LightningModule):
-        def loss(self, outputs: Any, batch: Any) -> Any:
-            count = len(batch["labels"])
-            return mean_loss(outputs, batch) * count, torch.tensor(count)
 
     past, sections = VARIANTS[name]
     recipe: dict[str, Any] = {
@@ -100,7 +113,7 @@ def run(turn: Turn, name: str, batch: int, steps: int, folder: str) -> None:
         **sections,
     }
     torch.manual_seed(0)
-    made = assemble(recipe, live=Live(model=Module(), data=Data(batch, 21 * 2 * batch)))
+    made = assemble(recipe, live=Live(model=Network(sizes), data=Data(batch, 21 * 2 * batch, sizes[0])))
     made.trainer.callbacks.append(LastTask(turn, past))  # type: ignore[attr-defined]
     made.fit()
 
@@ -111,12 +124,15 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=40, help="turns that count")
     parser.add_argument("--block", type=int, default=5, help="steps of a turn")
     parser.add_argument("--batches", type=int, nargs="*", default=[16, 64, 128, 256])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[784, 256, 256, 10], help="of the network's layers")
     given = parser.parse_args()
     steps = given.block * (given.blocks + 3)
     print(f"{'':20}" + "".join(f"{f'batch {batch}':>20}" for batch in given.batches))
     rows: dict[str, list[str]] = {name: [] for name in PEERS}
     for batch in given.batches:
-        jobs: dict[str, Any] = {name: (1, run, (name, batch, steps, tempfile.mkdtemp())) for name in VARIANTS}
+        jobs: dict[str, Any] = {
+            name: (1, run, (name, batch, given.sizes, steps, tempfile.mkdtemp())) for name in VARIANTS
+        }
         found = take_turns(jobs, given.block, given.blocks)
         for name, peer in PEERS.items():
             ratios = np.array(found[name][0]) / np.array(found[peer][0])
