@@ -29,9 +29,11 @@ from continual_data import STRENGTHS, Rows, Setting, chosen
 from continual_jobs import experiment, fit
 from rich.progress import Progress
 from scipy.stats import t as student
+from strengths_plot import svg
 
 RESULTS = Path(__file__).parent / "continual_results.json"
 PAGE = Path(__file__).parent.parent / "docs/features/continual-results.md"
+PLOT = PAGE.parent.parent / "assets" / "ewc-strengths.svg"
 SEEDS = {"digits": 10, "fashion": 10, "permuted": 10, "text": 5}
 SINGLE = "ewc, single samples"
 Summary = list[list[float]]
@@ -138,6 +140,12 @@ def strengths(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def plot(results: dict[str, Any]) -> str:
+    """The same as a curve."""
+    curves = {"ewc": results["sweep"], "Avalanche": results["avalanche sweep"]}
+    return svg({name: {float(one): mean(runs) for one, runs in of.items()} for name, of in curves.items()})
+
+
 def beside_naive(found: dict[str, Any]) -> str:
     """The table of a data set that only this engine ran on."""
     lines = ["| method | setting | accuracy | forgetting | more than naive |", "|---|---|---|---|---|"]
@@ -211,6 +219,7 @@ def main() -> None:
         save()
     if options.write:
         PAGE.write_text(written(PAGE.read_text(), tables(results)))
+        PLOT.write_text(plot(results))
 
 
 if __name__ == "__main__":

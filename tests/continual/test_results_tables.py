@@ -24,6 +24,7 @@ def test_the_page_has_the_tables_of_the_runs() -> None:
     assert set(re.findall(r"<!-- table: (\w+) -->", page)) == found.keys()
     assert tables.written(page, found) == page
     assert all(table in page for table in found.values())
+    assert tables.plot(RESULTS) == tables.PLOT.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["naive", "ewc", "si", "mas", "lwf", "replay", "der", "joint"])
