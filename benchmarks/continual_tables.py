@@ -34,7 +34,7 @@ from strengths_plot import svg
 RESULTS = Path(__file__).parent / "continual_results.json"
 PAGE = Path(__file__).parent.parent / "docs/features/continual-results.md"
 PLOT = PAGE.parent.parent / "assets" / "ewc-strengths.svg"
-SEEDS = {"digits": 10, "fashion": 10, "permuted": 10, "text": 5}
+SEEDS = {"digits": 10, "fashion": 10, "permuted": 10, "text": 10}
 SINGLE = "ewc, single samples"
 Summary = list[list[float]]
 """Of each seed, average accuracy and forgetting (NaN as -1)."""
