@@ -59,7 +59,7 @@ def verdict(features: Sequence[str], written: Mapping[str, Any] | None = None) -
 
     Args:
         features: Their names.
-        written: Sections that take the place of examples; others of them do not matter.
+        written: Sections that take the place of examples, or stand beside them; what is no feature's does not matter.
 
     Raises:
         RecipeError: A feature is not installed.
@@ -74,7 +74,7 @@ def verdict(features: Sequence[str], written: Mapping[str, Any] | None = None) -
     sections: dict[str, Any] = {}
     for feature in (*features, *added):
         sections |= example_of(feature)
-    sections |= {name: section for name, section in (written or {}).items() if name in sections}
+    sections |= {name: section for name, section in (written or {}).items() if name in sections or name in discover()}
     plan = make_plan(Recipe.from_mapping(sections))
     checks = [reason for answer in plan.hook.check(plan=plan) for reason in answer or ()]
     found = [line.removeprefix(f"{PYTHON}: ") for line in refusals(plan, frozenset())]

@@ -175,12 +175,12 @@ LEAVES_SOMETHING_ON = """
 
     def double_the_next_initialisation():
         from trustformers_pl.models import GPT
-        original = GPT._initialize
-        def once(self):
-            GPT._initialize = original
-            original(self)
+        original = GPT.initialize_weights
+        def once(self, part):
+            GPT.initialize_weights = original
+            original(self, part)
             self.embedding.weight.data.mul_(2)
-        GPT._initialize = once
+        GPT.initialize_weights = once
 """
 
 
@@ -194,7 +194,7 @@ def checks() -> list[str]:
 def failing(cls: type[Conformance], folder: Path) -> dict[str, str]:
     """Run every check as pytest would; the names of those that fail, without `test_`, with the first line said."""
     found = {}
-    original = GPT._initialize
+    original = GPT.initialize_weights
     for check in checks():
         method = getattr(cls(), check)
         rows = BESIDE if "other" in inspect.signature(method).parameters else [None]
@@ -207,7 +207,7 @@ def failing(cls: type[Conformance], folder: Path) -> dict[str, str]:
             except Exception as error:  # whatever pytest would call a failure
                 found[name] = str(error).partition("\n")[0]
             finally:
-                GPT._initialize = original  # type: ignore[method-assign]
+                GPT.initialize_weights = original  # type: ignore[method-assign]
                 torch.use_deterministic_algorithms(False)
     return found
 
