@@ -22,13 +22,14 @@ class _PenaltyPlugin(Plugin):
     """A penalty on the weights that earlier tasks need."""
 
     target: ClassVar[str]
+    after: ClassVar[frozenset[str]] = frozenset({Trait.TASKS, "si"})  # which needs the gradients of the loss alone
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"strength": 10.0})
 
     @classmethod
     def traits(cls, config: Any) -> Traits:
         """It acts where tasks end."""
         del config
-        return Traits(requires=frozenset({Trait.TASKS}), after=frozenset({Trait.TASKS}))
+        return Traits(requires=frozenset({Trait.TASKS}), after=cls.after)
 
     @hookimpl
     def callbacks(self, plan: Plan) -> list[Part]:
@@ -78,12 +79,6 @@ class EWCPlugin(_PenaltyPlugin):
 
     config: Config
 
-    @classmethod
-    def traits(cls, config: Any) -> Traits:
-        """It comes after `si`, which needs the gradients of the loss alone."""
-        base = super().traits(config)
-        return Traits(requires=base.requires, after=base.after | {"si"})
-
 
 class MASPlugin(_PenaltyPlugin):
     """Memory aware synapses: weights to which answers to earlier tasks are sensitive are held; needs no labels."""
@@ -107,17 +102,12 @@ class MASPlugin(_PenaltyPlugin):
 
     config: Config
 
-    @classmethod
-    def traits(cls, config: Any) -> Traits:
-        """It comes after `si`, which needs the gradients of the loss alone."""
-        base = super().traits(config)
-        return Traits(requires=base.requires, after=base.after | {"si"})
-
 
 class SIPlugin(_PenaltyPlugin):
     """Synaptic intelligence: weights whose movement lowered the loss of earlier tasks are held."""
 
     target = "SI"
+    after = frozenset({Trait.TASKS})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
