@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +35,8 @@ TWO_RANKS: Sections = {"ddp": {}}
 
 
 def beside(*added: Sections, steps: int | None = None, devices: int = 1) -> dict[str, Any]:
-    """The plain run with further sections, later ones first; `trainer` is merged by key."""
-    merged: dict[str, Any] = {**PLAIN, "trainer": {**PLAIN["trainer"], "devices": devices}}
+    """The plain run with further sections, later ones first; `trainer` is merged by key. The caller's own to change."""
+    merged: dict[str, Any] = copy.deepcopy({**PLAIN, "trainer": {**PLAIN["trainer"], "devices": devices}})
     for sections in added:
         merged |= {k: {**merged["trainer"], **v} if k == "trainer" else v for k, v in sections.items()}
     if steps is not None:
