@@ -2,14 +2,15 @@
 
 `python benchmarks/avalanche_cost.py`, in the environment that `avalanche_digits.py` tells how to make.
 
-The other side of `penalty_cost.py` and `fisher_cost.py`: the same MLP (784-256-256-10), batches, optimizer and measure,
-on one thread. Variants take turns in random order; shown are median ratios of CPU time to the plain step, or to the
+The other side of `penalty_cost.py` and `fisher_cost.py`: the same MLPs, batches, optimizer and measure, on one
+thread. Variants take turns in random order; shown are median ratios of CPU time to the plain step, or to the
 plain epoch. Both epochs get their batches from the same kind of DataLoader.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
 import time
@@ -25,9 +26,10 @@ from torch.utils.data import DataLoader, TensorDataset
 LR, STRENGTH = 1e-3, 100.0
 
 
-def mlp() -> nn.Sequential:
+def mlp(sizes: list[int]) -> nn.Sequential:
     """As in `fisher_cost.py`."""
-    return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
 
 
 def after(model: nn.Module, tasks: int) -> tuple[EWCPlugin, Any]:
@@ -53,11 +55,11 @@ def step(model: nn.Module, optimizer: Any, batch: tuple[Tensor, Tensor], penalty
     optimizer.step()
 
 
-def of_steps(samples: int, rounds: int) -> dict[str, float]:
+def of_steps(sizes: list[int], samples: int, rounds: int) -> dict[str, float]:
     """Median ratios to the plain step."""
-    model = mlp()
+    model = mlp(sizes)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
-    batch = torch.randn(samples, 784), torch.randint(0, 10, (samples,))
+    batch = torch.randn(samples, sizes[0]), torch.randint(0, 10, (samples,))
     variants = {"plain": None, **{f"{tasks} tasks": after(model, tasks) for tasks in (1, 4, 20)}}
     spent: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
@@ -71,11 +73,11 @@ def of_steps(samples: int, rounds: int) -> dict[str, float]:
     }
 
 
-def of_passes(batch: int, rounds: int, number: int = 4096) -> dict[str, float]:
+def of_passes(sizes: list[int], batch: int, rounds: int, number: int = 4096) -> dict[str, float]:
     """Median ratios of the pass for importances to a plain epoch: as it ships, and of single samples."""
-    model = mlp()
+    model = mlp(sizes)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
-    data = TensorDataset(torch.randn(number, 784), torch.randint(0, 10, (number,)), torch.zeros(number))
+    data = TensorDataset(torch.randn(number, sizes[0]), torch.randint(0, 10, (number,)), torch.zeros(number))
     plugin, criterion, cpu = EWCPlugin(STRENGTH), nn.CrossEntropyLoss(), torch.device("cpu")
 
     def epoch() -> None:
@@ -104,15 +106,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of Avalanche's elastic weight consolidation.")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[784, 256, 256, 10], help="of the network's layers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for title, sizes, measured, rounds in (
+    for title, batches, measured, rounds in (
         ("step, batch", (16, 64, 128, 256), of_steps, options.rounds),
-        ("pass, batch", (32, 64, 128), of_passes, options.epochs),
+        ("pass, batch", (16, 32, 64, 128), of_passes, options.epochs),
     ):
-        columns = [measured(size, rounds) for size in sizes]
-        print(f"{title:20}" + "".join(f"{size:8}" for size in sizes))
+        columns = [measured(options.sizes, batch, rounds) for batch in batches]
+        print(f"{title:20}" + "".join(f"{batch:8}" for batch in batches))
         for name in columns[0]:
             print(f"{name:20}" + "".join(f"{column[name]:8.2f}" for column in columns), flush=True)
 

@@ -80,9 +80,16 @@ def average(rows: Rows) -> float:
     return sum(rows[-1]) / len(rows[-1])
 
 
-def chosen(method: str, grid: list[Setting], fit: Callable[[Setting, int], Rows], limit: int = 10) -> Setting:
-    """The setting of a grid with the best average accuracy over the seeds for tuning; the first of equal ones."""
-    seeds = UNSTEADY.get(method, TUNING)[:limit]
+def chosen(method: str, grid: list[Setting], fit: Callable[[Setting, int], Rows], number: int | None = None) -> Setting:
+    """The setting of a grid with the best average accuracy over the seeds for tuning; the first of equal ones.
+
+    Args:
+        method: Its name.
+        grid: What it may be.
+        fit: Of a setting and a seed.
+        number: Of seeds; by default those of `TUNING`, or of `UNSTEADY`.
+    """
+    seeds = UNSTEADY.get(method, TUNING) if number is None else range(TUNING[0], TUNING[0] + number)
     if len(grid) == 1:
         return grid[0]
     return max(grid, key=lambda setting: sum(average(fit(setting, seed)) for seed in seeds))

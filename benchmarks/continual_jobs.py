@@ -84,7 +84,7 @@ class Experiment:
         grids: Method -> settings that it may have.
         sections: Method -> what is added to its own section.
         together: Sections of the fit on all data at once.
-        tuning: Most seeds that a setting is chosen on.
+        tuning: How many seeds a setting is chosen on, if not those of the digits.
         told: Whether accuracies are those among a task's own two classes.
     """
 
@@ -92,7 +92,7 @@ class Experiment:
     grids: dict[str, list[Setting]]
     sections: dict[str, dict[str, Any]]
     together: dict[str, Any] = field(default_factory=dict)
-    tuning: int = 10
+    tuning: int | None = None
     told: bool = False
 
 
@@ -154,14 +154,14 @@ def _text(data: Path) -> Experiment:
     recipe = {
         "model": {"class_path": "trustformers_pl.models.GPT", "init_args": small},
         "data": {"class_path": "domains.Domains", "init_args": {"folders": folders, "val_samples": 64}},
-        "tasks": {"scenario": "domain", "steps": 150},
+        "tasks": {"scenario": "domain", "steps": 600},
         "optimizer": {"name": "adamw", "lr": 2e-3},
     }
-    strengths: list[Setting] = [{"strength": 10.0**power} for power in (0, 1, 2)]
-    grids = {**_plain(), "ewc": strengths, "lwf": [{"alpha": 1.0}]}
+    strengths: list[Setting] = [{"strength": 10.0**power} for power in (-2, -1, 0, 1)]
+    grids = {**_plain(), "ewc": strengths, "lwf": [{"alpha": alpha} for alpha in (0.3, 1.0, 3.0)]}
     sections = {"ewc": {"samples": 200, "batch_size": 16}, "replay": {"capacity": 300, "batch": 8}}
     return Experiment(
-        recipe, grids, sections, together={"tasks": {"scenario": "domain", "number": 1, "steps": 450}}, tuning=1
+        recipe, grids, sections, together={"tasks": {"scenario": "domain", "number": 1, "steps": 1800}}, tuning=3
     )
 
 

@@ -10,6 +10,7 @@ takes no steps, so that its batches may be larger.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,12 @@ Job = tuple[nn.Module, dict[str, Tensor], "Callable[[Any, Any], Tensor]"]
 
 
 class MLP(nn.Module):
-    """784-256-256-10, as in most papers on permuted and split MNIST."""
+    """Linear layers of some sizes, with ReLU between."""
 
-    def __init__(self) -> None:
+    def __init__(self, *sizes: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, batch: Any) -> Tensor:
         """Logits (B, 10)."""
@@ -52,9 +54,15 @@ def mean_loss(outputs: Tensor, batch: Any) -> Tensor:
 
 
 def mlp() -> Job:
-    """Pixels."""
+    """784-256-256-10, as in most papers on permuted and split MNIST."""
     data = {"x": torch.randn(8192, 784), "labels": torch.randint(0, 10, (8192,))}
-    return MLP(), data, empirical(labels)
+    return MLP(784, 256, 256, 10), data, empirical(labels)
+
+
+def digits() -> Job:
+    """64-100-100-10 over the digits of scikit-learn, that is over as many samples of their width."""
+    data = {"x": torch.randn(1797, 64), "labels": torch.randint(0, 10, (1797,))}
+    return MLP(64, 100, 100, 10), data, empirical(labels)
 
 
 def mlp_expected() -> Job:
@@ -117,6 +125,10 @@ def main() -> None:
 
 
 ROWS: list[tuple[str, Callable[[], Job], int, int]] = [
+    ("digits", digits, 10, 512),
+    ("digits", digits, 16, 512),
+    ("digits", digits, 32, 512),
+    ("digits", digits, 64, 512),
     ("mlp", mlp, 10, 1024),
     ("mlp", mlp, 32, 1024),
     ("mlp", mlp, 64, 1024),

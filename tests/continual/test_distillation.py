@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trustformers_pl.continual.distillation import der_loss, lwf_loss, masked_logits, old_outputs
+from trustformers_pl.continual.distillation import der_loss, lwf_loss
 
 
 @pytest.fixture(autouse=True)
@@ -90,15 +90,6 @@ def test_masks_that_do_not_fit_are_refused(known: Tensor) -> None:
 def test_a_temperature_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature"):
         lwf_loss(normal(2, 4), normal(2, 4), temperature=0)
-
-
-def test_masked_outputs_have_no_probability_and_no_gradient() -> None:
-    logits = normal(3, 5).requires_grad_()
-    found = masked_logits(logits, ~old_outputs(5, 2))
-    labels = torch.tensor([2, 3, 4])
-    loss = F.cross_entropy(found, labels)
-    torch.testing.assert_close(loss, F.cross_entropy(logits[:, 2:], labels - 2))
-    assert not torch.autograd.grad(loss, logits)[0][:, :2].any()
 
 
 def test_der_is_the_papers_formula() -> None:

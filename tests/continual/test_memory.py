@@ -18,7 +18,6 @@ from trustformers_pl.continual.memory import (
     balanced,
     drawn,
     herding,
-    herding_by_class,
     quotas,
     reservoir,
     row_bytes,
@@ -105,15 +104,6 @@ def test_herding_is_algorithm_4_of_icarl() -> None:
     assert herding(features, 15).tolist() == wanted
     assert herding(features, 6).tolist() == wanted[:6]
     assert sorted(herding(features, 100).tolist()) == [*range(40)]
-
-
-def test_herding_by_class() -> None:
-    generator = torch.Generator().manual_seed(1)
-    features, labels = torch.randn(30, 4, generator=generator), torch.arange(30) % 3
-    chosen = herding_by_class(features, labels, 10)
-    assert labels[chosen].tolist() == [0] * 4 + [1] * 3 + [2] * 3
-    own = (labels == 1).nonzero().flatten()
-    assert chosen[4:7].tolist() == own[herding_by_numpy(features[own].double().numpy(), 3)].tolist()
 
 
 def test_a_class_balancing_reservoir_keeps_rare_classes() -> None:

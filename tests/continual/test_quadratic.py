@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
 
 from trustformers_pl.continual.fisher import diagonal_fisher
-from trustformers_pl.continual.implicit import ImplicitPenalty, proximal_
+from trustformers_pl.continual.implicit import ImplicitPenalty
 from trustformers_pl.continual.likelihood import expected
 from trustformers_pl.continual.quadratic import Quadratic, add_gradient_, merged, penalty
 
@@ -105,23 +105,14 @@ def test_the_implicit_gradient_is_the_formula() -> None:
 
 
 def test_gradient_descent_along_it_is_the_proximal_step() -> None:
+    """It minimises strength/2 F (v - a)^2 + (v - w')^2 / (2 s) around w' = w - s g: the derivative vanishes there."""
     whole, w, g = task(), numbers(), numbers()
-    one, other = [x - 0.3 * y for x, y in zip(w, g, strict=True)], [y.clone() for y in g]
-    proximal_(one, whole, 5.0, 0.3)
-    ImplicitPenalty(whole, 5.0).add_(other, w, 0.3)
-    for x, y, z in zip(one, w, other, strict=True):
-        torch.testing.assert_close(x, y - 0.3 * z, rtol=1e-12, atol=1e-14)
-
-
-def test_the_proximal_step_minimises_what_it_says() -> None:
-    """The derivative of strength/2 F (v - a)^2 + (v - w')^2 / (2 s), by autograd, vanishes there; s of each element."""
-    whole, start = task(), numbers()
-    steps = [torch.rand_like(x) + 0.1 for x in start]
-    v = [x.clone() for x in start]
-    proximal_(v, whole, 50.0, steps)
-    v = [x.requires_grad_() for x in v]
+    found = [y.clone() for y in g]
+    ImplicitPenalty(whole, 50.0).add_(found, w, 0.3)
+    v = [(x - 0.3 * y).requires_grad_() for x, y in zip(w, found, strict=True)]
     value = penalty_with_graph(v, whole, 50.0)
-    value = value + sum(((x - y) ** 2 / (2 * s)).sum() for x, y, s in zip(v, start, steps, strict=True))
+    led = [x - 0.3 * y for x, y in zip(w, g, strict=True)]
+    value = value + sum(((x - y) ** 2 / (2 * 0.3)).sum() for x, y in zip(v, led, strict=True))
     for gradient in torch.autograd.grad(value, v):
         assert gradient.abs().max() < 1e-12
 
@@ -169,7 +160,6 @@ def test_everything_is_the_same_on_shards(mesh: object) -> None:
         value = penalty(w, whole, 2.0)
         add_gradient_(g, w, online, 2.0)
         ImplicitPenalty(whole, 3.0).add_(g, w, 0.1)
-        proximal_(w, whole, 5.0, 0.1)
         return [value, *[x.full_tensor() if isinstance(x, DTensor) else x for x in (*w, *g)]]
 
     plain = all_of_it(lambda values: [value.clone() for value in values])

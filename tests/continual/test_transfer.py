@@ -12,7 +12,6 @@ from trustformers_pl.continual.transfer import (
     backward_transfer,
     forgetting,
     forward_transfer,
-    intransigence,
 )
 
 NAN = math.nan
@@ -25,7 +24,6 @@ def test_the_papers_sums() -> None:
     assert backward_transfer(MATRIX) == pytest.approx(((0.85 - 0.9) + (0.7 - 0.95)) / 2)
     assert forward_transfer(MATRIX, torch.tensor([0.1, 0.25, 0.15])) == pytest.approx(((0.3 - 0.25) + (0.4 - 0.15)) / 2)
     assert forgetting(MATRIX) == pytest.approx(((0.9 - 0.85) + (0.95 - 0.7)) / 2)
-    assert intransigence(MATRIX, torch.tensor([0.9, 0.9, 0.99])) == pytest.approx(-0.01)
 
 
 def test_forgetting_looks_for_the_best_at_any_time() -> None:

@@ -57,14 +57,6 @@ def old_outputs(now: int, before: int) -> Tensor:
     return torch.arange(now) < before
 
 
-def masked_logits(logits: Tensor, outputs: Tensor) -> Tensor:
-    """Logits with -inf where `outputs` (C,) bool is false, so that a softmax has no probability there.
-
-    For class-incremental training of the new outputs alone, or testing within a task.
-    """
-    return logits.masked_fill(~outputs.to(logits.device), -torch.inf)
-
-
 def der_loss(logits: Tensor, stored_logits: Tensor, sample_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The squared distance to the logits that were stored with each sample of a memory.
 

@@ -8,7 +8,7 @@ bounded anyway. Its fixed points are those of the loss plus the penalty. Measure
 scikit-learn, five tasks of two classes, exact Fisher information, momentum 0.9, lr 0.02: accuracy .971 to .990 from
 strength 1e2 to 1e8, where the explicit gradient breaks at 1e4. Clipping strength F at 1 / lr instead, which costs less,
 breaks nothing and lost up to .13 of the accuracy (SGD, lr 0.1); Adam (1e-3) stays within .012 from 1e3 to 1e8 with
-either gradient, and with `proximal_`.
+either gradient.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from trustformers_pl.continual.quadratic import Quadratic
@@ -58,28 +56,3 @@ class ImplicitPenalty:
         off = torch._foreach_sub(weights, self._centre)
         torch._foreach_add_(off, gradients, alpha=-step)
         torch._foreach_addcdiv_(gradients, off, self._divisor[1])
-
-
-@torch.no_grad()
-def proximal_(
-    weights: Sequence[Tensor], quadratic: Quadratic, strength: float, steps: float | Sequence[Tensor]
-) -> None:
-    """The penalty's own step, in place, after an optimizer's step on the loss alone.
-
-    w = argmin_v strength / 2 F (v - a)^2 + (v - w')^2 / (2 s) = w' + t / (1 + t) (a - w'), t = s strength F. For an
-    optimizer that divides by D elementwise, as Adam, the same holds in its metric: s = lr / D.
-
-    Args:
-        weights: w', after the step.
-        quadratic: The penalty.
-        strength: Its factor.
-        steps: s, the learning rate, or of each element (lr / (sqrt(v) + eps) for Adam).
-    """
-    scaled = torch._foreach_mul(list(quadratic.curvature), strength)
-    scaled = torch._foreach_mul(scaled, steps if isinstance(steps, int | float) else list(steps))
-    torch._foreach_lerp_(list(weights), list(quadratic.centre), shares(scaled))
-
-
-def shares(scaled: Sequence[Tensor]) -> list[Tensor]:
-    """T / (1 + t) of each t, not negative; near 0 without loss of digits."""
-    return list(torch._foreach_div(list(scaled), torch._foreach_add(list(scaled), 1.0)))

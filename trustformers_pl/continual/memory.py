@@ -157,20 +157,3 @@ def herding(features: Tensor, number: int) -> Tensor:
         total = total + unit[best]
         chosen.append(best)
     return torch.tensor(chosen, dtype=torch.int64)
-
-
-def herding_by_class(features: Tensor, labels: Tensor, capacity: int) -> Tensor:
-    """`herding` of each class, with equal shares of the memory.
-
-    Args:
-        features: (N, d).
-        labels: (N,) int64.
-        capacity: Slots.
-
-    Returns:
-        (at most capacity,) int64 indices, class by class, each class's in the order of its choice.
-    """
-    members = _members(labels)
-    shares = quotas([*map(len, members.values())], capacity)
-    chosen = [of[herding(features[of], share)] for of, share in zip(members.values(), shares, strict=True)]
-    return torch.cat(chosen) if chosen else labels.new_zeros(0)

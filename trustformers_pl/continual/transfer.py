@@ -72,19 +72,6 @@ def forward_transfer(matrix: Tensor, untrained: Tensor) -> float:
     return _mean(square.diagonal(1) - untrained.to(square)[1 : len(square)])
 
 
-def intransigence(matrix: Tensor, joint: Tensor) -> float:
-    """How much worse the last task was learned than by a model that trains on all tasks together.
-
-    I_k = a*_k - R[k-1, k-1] (Chaudhry et al.), for the last task k.
-
-    Args:
-        matrix: (k, T).
-        joint: a* (T,), each task's accuracy with joint training on it and all before it.
-    """
-    square = _square(matrix)
-    return (joint.to(square)[len(square) - 1] - square[-1, -1]).item()
-
-
 def _square(matrix: Tensor) -> Tensor:
     if matrix.dim() != 2 or not 0 < len(matrix) <= matrix.shape[1]:
         raise ValueError(f"accuracies must be (k, T) with 1 <= k <= T, not {tuple(matrix.shape)}")
