@@ -126,7 +126,7 @@ def _fashion(data: Path) -> Experiment:
         "tasks": {"scenario": "task", "classes": PAIRS, "epochs": 1},
         "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9},
     }
-    strengths: list[Setting] = [{"strength": 10.0**power} for power in (2, 3, 4, 5)]
+    strengths: list[Setting] = [{"strength": 10.0**power} for power in (2, 3, 4, 5, 6)]
     grids = {**_plain(), "ewc": strengths, "lwf": [{"alpha": alpha} for alpha in (1.0, 3.0, 10.0)]}
     sections = {"ewc": {"samples": 2000}, "replay": {"capacity": 500, "batch": 64}}
     return Experiment(recipe, grids, sections, together={"max_epochs": 1}, told=True)
@@ -140,11 +140,11 @@ def _permuted(data: Path) -> Experiment:
         "tasks": {"scenario": "domain", "epochs": 2},
         "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9},
     }
-    strengths: list[Setting] = [{"strength": 10.0**power} for power in (1, 2, 3)]
-    grids = {**_plain(), "ewc": strengths, "lwf": [{"alpha": alpha} for alpha in (0.3, 1.0)]}
+    strengths: list[Setting] = [{"strength": 10.0**power} for power in (0, 1, 2, 3)]
+    grids = {**_plain(), "ewc": strengths, "lwf": [{"alpha": alpha} for alpha in (0.1, 0.3, 1.0)]}
     sections = {"ewc": {"samples": 1000}, "replay": {"capacity": 500, "batch": 32}}
     return Experiment(
-        recipe, grids, sections, together={"tasks": {"scenario": "domain", "number": 1, "epochs": 2}}, tuning=1
+        recipe, grids, sections, together={"tasks": {"scenario": "domain", "number": 1, "epochs": 2}}, tuning=3
     )
 
 
