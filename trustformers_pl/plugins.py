@@ -105,14 +105,25 @@ def discover() -> dict[str, Offer]:
         PluginError: Two distributions offer one name, or none offers any.
     """
     offers: dict[str, dict[str, Offer]] = {}
+    origins: dict[int, tuple[str, str]] = {}
     for point in entry_points(group=GROUP):
-        package, version = (point.dist.name, point.dist.version) if point.dist else ("an unknown package", "")
+        package, version = _origin(point, origins)
         offers.setdefault(point.name, {}).setdefault(package, Offer(point.name, point, package, version))
     for name, by_package in sorted(offers.items()):
         if len(by_package) > 1:
             packages = " and ".join(sorted(by_package))
             raise PluginError(f"plugin {name!r} is offered by {packages}; uninstall one of the two")
     return {name: next(iter(offers[name].values())) for name in sorted(offers)}
+
+
+def _origin(point: EntryPoint, known: dict[int, tuple[str, str]]) -> tuple[str, str]:
+    """Name and version of its distribution, whose metadata would be parsed again each time one of the two is asked."""
+    if point.dist is None:
+        return "an unknown package", ""
+    if id(point.dist) not in known:
+        metadata = point.dist.metadata
+        known[id(point.dist)] = metadata["Name"], metadata["Version"]
+    return known[id(point.dist)]
 
 
 def trainer_argument_owners() -> dict[str, list[str]]:
