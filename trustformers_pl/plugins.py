@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,11 +11,13 @@ import pluggy
 
 from trustformers_pl.errors import PluginError
 from trustformers_pl.hookspecs import PROJECT, HookSpecs
+from trustformers_pl.installed import entry_points
 from trustformers_pl.trace import trace_if_asked
 from trustformers_pl.traits import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from importlib.metadata import EntryPoint
 
 GROUP = "trustformers_pl"
 OWNERSHIP_GROUP = "trustformers_pl.trainer_arguments"

@@ -73,9 +73,11 @@ def folders() -> list[Path]:
 
 
 def make_visible() -> None:
-    """From now on this process finds the checkout's distributions and modules before those that are installed."""
-    if not any(isinstance(finder, CheckoutFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, CheckoutFinder())
+    """From now on this process finds the checkout's distributions and modules before those that are installed.
+
+    A finder of its own for each call: what distributions offer is read again, where the checkout has changed since.
+    """
+    sys.meta_path[:] = [CheckoutFinder(), *(one for one in sys.meta_path if not isinstance(one, CheckoutFinder))]
 
 
 def _modules(folder: Path) -> Path:

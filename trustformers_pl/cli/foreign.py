@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 from trustformers_pl.errors import PluginError
+from trustformers_pl.installed import entry_points
 
 if TYPE_CHECKING:
     import argparse
