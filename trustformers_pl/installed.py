@@ -6,19 +6,23 @@ import sys
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 State = tuple[tuple[str, int, int], ...]
 
 
-def entry_points(group: str) -> metadata.EntryPoints:
+def entry_points(group: str) -> EntryPoints:
     """Of all distributions that can be imported. Installing one changes a folder of `sys.path`, and so is noticed."""
-    return _read(_state(), tuple(sys.meta_path)).select(group=group)
+    return _read(group, _state(), tuple(sys.meta_path))
 
 
-@lru_cache(maxsize=1)
-def _read(state: State, finders: tuple[object, ...]) -> metadata.EntryPoints:
+@lru_cache(maxsize=8)
+def _read(group: str, state: State, finders: tuple[object, ...]) -> EntryPoints:
     del state, finders
-    return metadata.entry_points()
+    return metadata.entry_points(group=group)
 
 
 def _state() -> State:
