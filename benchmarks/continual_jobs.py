@@ -127,7 +127,7 @@ def _fashion(data: Path) -> Experiment:
         "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9},
     }
     strengths: list[Setting] = [{"strength": 10.0**power} for power in (2, 3, 4, 5, 6)]
-    grids = {**_plain(), "ewc": strengths, "lwf": [{"alpha": alpha} for alpha in (1.0, 3.0, 10.0)]}
+    grids = {**_plain(), "ewc": strengths, "lwf": [{"alpha": alpha} for alpha in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)]}
     sections = {"ewc": {"samples": 2000}, "replay": {"capacity": 500, "batch": 64}}
     return Experiment(recipe, grids, sections, together={"max_epochs": 1}, told=True)
 
