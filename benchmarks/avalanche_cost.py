@@ -10,7 +10,6 @@ plain epoch. Both epochs get their batches from the same kind of DataLoader.
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 import statistics
 import time
@@ -19,17 +18,12 @@ from typing import Any
 
 import torch
 from avalanche_digits import EWCPlugin, copy_params_dict  # which declares what torchvision lacks
+from continual_data import mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 LR, STRENGTH = 1e-3, 100.0
-
-
-def mlp(sizes: list[int]) -> nn.Sequential:
-    """As in `fisher_cost.py`."""
-    layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
 
 
 def after(model: nn.Module, tasks: int) -> tuple[EWCPlugin, Any]:
@@ -57,7 +51,7 @@ def step(model: nn.Module, optimizer: Any, batch: tuple[Tensor, Tensor], penalty
 
 def of_steps(sizes: list[int], samples: int, rounds: int) -> dict[str, float]:
     """Median ratios to the plain step."""
-    model = mlp(sizes)
+    model = mlp(*sizes)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
     batch = torch.randn(samples, sizes[0]), torch.randint(0, 10, (samples,))
     variants = {"plain": None, **{f"{tasks} tasks": after(model, tasks) for tasks in (1, 4, 20)}}
@@ -75,7 +69,7 @@ def of_steps(sizes: list[int], samples: int, rounds: int) -> dict[str, float]:
 
 def of_passes(sizes: list[int], batch: int, rounds: int, number: int = 4096) -> dict[str, float]:
     """Median ratios of the pass for importances to a plain epoch: as it ships, and of single samples."""
-    model = mlp(sizes)
+    model = mlp(*sizes)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
     data = TensorDataset(torch.randn(number, sizes[0]), torch.randint(0, 10, (number,)), torch.zeros(number))
     plugin, criterion, cpu = EWCPlugin(STRENGTH), nn.CrossEntropyLoss(), torch.device("cpu")

@@ -6,6 +6,7 @@ same first weights.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -57,11 +58,17 @@ def digits(seed: int) -> list[Task]:
     return [Task(x[of & train], y[of & train], x[of & ~train], y[of & ~train]) for of in parts]
 
 
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers of some sizes, with ReLU between."""
+    layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
 def network(seed: int) -> nn.Sequential:
     """64-100-100-10, as torch initialises it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 2 * TASKS))
+        return mlp(64, 100, 100, 2 * TASKS)
 
 
 @torch.no_grad()

@@ -10,13 +10,13 @@ takes no steps, so that its batches may be larger.
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from continual_data import mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,8 +35,7 @@ class MLP(nn.Module):
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
-        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = mlp(*sizes)
 
     def forward(self, batch: Any) -> Tensor:
         """Logits (B, 10)."""
@@ -53,7 +52,7 @@ def mean_loss(outputs: Tensor, batch: Any) -> Tensor:
     return F.cross_entropy(outputs.flatten(0, -2), batch["labels"].flatten())
 
 
-def mlp() -> Job:
+def pixels() -> Job:
     """784-256-256-10, as in most papers on permuted and split MNIST."""
     data = {"x": torch.randn(8192, 784), "labels": torch.randint(0, 10, (8192,))}
     return MLP(784, 256, 256, 10), data, empirical(labels)
@@ -65,9 +64,9 @@ def digits() -> Job:
     return MLP(64, 100, 100, 10), data, empirical(labels)
 
 
-def mlp_expected() -> Job:
+def pixels_expected() -> Job:
     """The exact expectation over 10 labels."""
-    return *mlp()[:2], expected
+    return *pixels()[:2], expected
 
 
 def gpt() -> Job:
@@ -129,12 +128,12 @@ ROWS: list[tuple[str, Callable[[], Job], int, int]] = [
     ("digits", digits, 16, 512),
     ("digits", digits, 32, 512),
     ("digits", digits, 64, 512),
-    ("mlp", mlp, 10, 1024),
-    ("mlp", mlp, 32, 1024),
-    ("mlp", mlp, 64, 1024),
-    ("mlp", mlp, 128, 1024),
-    ("mlp", mlp, 128, 128),
-    ("mlp, 10 labels", mlp_expected, 64, 1024),
+    ("mlp", pixels, 10, 1024),
+    ("mlp", pixels, 32, 1024),
+    ("mlp", pixels, 64, 1024),
+    ("mlp", pixels, 128, 1024),
+    ("mlp", pixels, 128, 128),
+    ("mlp, 10 labels", pixels_expected, 64, 1024),
     ("gpt", gpt, 8, 8),
     ("gpt", gpt, 16, 8),
 ]

@@ -11,17 +11,17 @@ divisor, at each step.
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from continual_data import mlp
 from fisher_cost import mean_loss
 from lightning import Callback, LightningDataModule, LightningModule
 from rank_baton import take_turns
 from step_overhead import interval
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ class Network(LightningModule):
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
-        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = mlp(*sizes)
 
     def forward(self, batch: Any) -> Tensor:
         """Logits (B, 10)."""

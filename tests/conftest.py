@@ -64,9 +64,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
             lines.append(f"[{group.replace('__', '.')}]")
             lines += [f"{name} = {module}:{value}" for name, value in points.items()]
         (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-        os.utime(
-            site, ns=(time.time_ns(),) * 2
-        )  # a folder's own time is as coarse as the kernel's tick, in which a test does much
+        # A folder's own time is as coarse as the kernel's tick, in which a test does much.
+        os.utime(site, ns=(time.time_ns(),) * 2)
         monkeypatch.delitem(sys.modules, module, raising=False)
 
     return install_

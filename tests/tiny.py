@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningDataModule, LightningModule
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from trustformers_pl import DecomposedLoss
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 
 class Composable(DecomposedLoss, LightningModule):
@@ -126,3 +129,18 @@ class Wide(Data):
 
 
 NOT_A_MODULE = dict
+
+
+class Raising(Dataset[Any]):
+    """A dataset of which some samples cannot be read."""
+
+    def __init__(self, samples: Any, bad: Container[int]) -> None:
+        self.samples, self.bad = samples, bad
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        if index in self.bad:
+            raise OSError("damaged")
+        return self.samples[index]

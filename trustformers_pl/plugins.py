@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +18,7 @@ from trustformers_pl.traits import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
 
 GROUP = "trustformers_pl"
 OWNERSHIP_GROUP = "trustformers_pl.trainer_arguments"
@@ -106,9 +107,8 @@ def discover() -> dict[str, Offer]:
         PluginError: Two distributions offer one name, or none offers any.
     """
     offers: dict[str, dict[str, Offer]] = {}
-    origins: dict[int, tuple[str, str]] = {}
     for point in entry_points(group=GROUP):
-        package, version = _origin(point, origins)
+        package, version = _origin(point.dist)
         offers.setdefault(point.name, {}).setdefault(package, Offer(point.name, point, package, version))
     for name, by_package in sorted(offers.items()):
         if len(by_package) > 1:
@@ -117,14 +117,10 @@ def discover() -> dict[str, Offer]:
     return {name: next(iter(offers[name].values())) for name in sorted(offers)}
 
 
-def _origin(point: EntryPoint, known: dict[int, tuple[str, str]]) -> tuple[str, str]:
-    """Name and version of its distribution, whose metadata would be parsed again each time one of the two is asked."""
-    if point.dist is None:
-        return "an unknown package", ""
-    if id(point.dist) not in known:
-        metadata = point.dist.metadata
-        known[id(point.dist)] = metadata["Name"], metadata["Version"]
-    return known[id(point.dist)]
+@lru_cache(maxsize=64)
+def _origin(distribution: Distribution | None) -> tuple[str, str]:
+    """Its name and version, for which its metadata are parsed."""
+    return (distribution.name, distribution.version) if distribution else ("an unknown package", "")
 
 
 def trainer_argument_owners() -> dict[str, list[str]]:

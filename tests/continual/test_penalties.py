@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import killed
 import pytest
 import torch
 from continual_job import recipe
@@ -12,8 +13,6 @@ from torch import Tensor
 from trustformers_pl.continual.ewc import drawn_labels
 from trustformers_pl.continual.fisher import diagonal_fisher
 from trustformers_pl.continual.likelihood import cross_entropies
-from trustformers_pl.testing import Ranks
-from trustformers_pl.testing.on_ranks import train_and_die
 from trustformers_pl.testing.trial import differences, train
 
 if TYPE_CHECKING:
@@ -110,14 +109,11 @@ def test_less_is_forgotten(name: str, tmp_path: Path) -> None:
     assert found.metrics["average_accuracy"] > plain.metrics["average_accuracy"] + 0.02
 
 
-@pytest.mark.parametrize("killed", [4, 6])
-def test_si_and_mas_killed_and_resumed(killed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [4, 6])
+def test_si_and_mas_killed_and_resumed(step: int, tmp_path: Path) -> None:
     sections = recipe({"steps": 3}, every=20, checkpoint={"every_n_steps": 2, "keep_last": 50})
     sections |= {"si": SECTIONS["si"], "mas": SECTIONS["mas"]}
-    whole = train(sections, tmp_path / "whole")
-    Ranks().run_until_killed(1, train_and_die, sections, str(tmp_path / "killed"), killed)
-    resumed = train(sections, tmp_path / "killed")
-    assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
+    killed.resumed(sections, tmp_path, step)
 
 
 def test_all_classes_in_a_task_with_masks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import killed
 import phased
 import pytest
 import torch
@@ -165,14 +166,11 @@ def adaptive(**more: Any) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("killed", [4, 6, 7])
-def test_killed_in_a_task_or_at_its_boundary_it_ends_with_the_same_bits(killed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [4, 6, 7])
+def test_killed_in_a_task_or_at_its_boundary_it_ends_with_the_same_bits(step: int, tmp_path: Path) -> None:
     """3 steps a task, a checkpoint every two: boundaries are at 3 and 6, of which only 6 is saved, with its new column."""
     sections = adaptive(ema={"decay": 0.9}, clip={"norm": 1.0})
-    whole = train(sections, tmp_path / "whole")
-    Ranks().run_until_killed(1, train_and_die, sections, str(tmp_path / "killed"), killed)
-    resumed = train(sections, tmp_path / "killed")
-    assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
+    whole, resumed = killed.resumed(sections, tmp_path, step)
     (matrix,), (other,) = whole.run.callbacks("AccuracyMatrix"), resumed.run.callbacks("AccuracyMatrix")
     assert matrix.rows == other.rows
     groups = [[g["param_names"] for g in t.run.trainer.optimizers[0].param_groups] for t in (whole, resumed)]
@@ -315,11 +313,8 @@ def test_beside_features_that_look_at_weights(company: str, tmp_path: Path) -> N
     """What is in no column trains on, and is held; killed in the third task, the run ends with the same bits."""
     model = {"class_path": "columns_job.Beneath"}
     sections = grown(THREE, every=4, model=model, checkpoint={"every_n_steps": 2, "keep_last": 50}, **COMPANY[company])
-    whole = train(sections, tmp_path / "whole")
+    whole, _ = killed.resumed(sections, tmp_path, 7)
     assert all(whole.evidence[name] for name in COMPANY[company])
-    Ranks().run_until_killed(1, train_and_die, sections, str(tmp_path / "killed"), 7)
-    resumed = train(sections, tmp_path / "killed")
-    assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
     module = whole.run.module
     for name in ("EWC", "SI", "MAS"):
         for callback in whole.run.callbacks(name):

@@ -6,6 +6,7 @@ import csv
 import math
 from typing import TYPE_CHECKING, Any
 
+import killed
 import pytest
 import torch
 from continual_job import TEN, Digits, Network, recipe
@@ -20,8 +21,6 @@ from trustformers_pl.data import resumable_datamodule
 from trustformers_pl.errors import DataError, RecipeError, RefusedError
 from trustformers_pl.factory import assemble
 from trustformers_pl.precision_order import OrderedPrecision
-from trustformers_pl.testing import Ranks
-from trustformers_pl.testing.on_ranks import train_and_die
 from trustformers_pl.testing.trial import differences, train
 
 if TYPE_CHECKING:
@@ -77,14 +76,11 @@ def test_steps_are_optimizer_steps_of_whole_batches(tmp_path: Path) -> None:
     assert ends == [4, 8, 12, 16, 20]
 
 
-@pytest.mark.parametrize("killed", [2, 3, 6, 7])
-def test_killed_inside_a_task_or_at_its_boundary_it_ends_with_the_same_bits(killed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [2, 3, 6, 7])
+def test_killed_inside_a_task_or_at_its_boundary_it_ends_with_the_same_bits(step: int, tmp_path: Path) -> None:
     """3 steps a task and a checkpoint every two: boundaries are at steps 3, 6, 9, of which only 6 is saved."""
     sections = recipe({"steps": 3}, every=8, checkpoint={"every_n_steps": 2, "keep_last": 50}, ewc={"strength": 30.0})
-    whole = train(sections, tmp_path / "whole")
-    Ranks().run_until_killed(1, train_and_die, sections, str(tmp_path / "killed"), killed)
-    resumed = train(sections, tmp_path / "killed")
-    assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
+    whole, resumed = killed.resumed(sections, tmp_path, step)
     (matrix,), (other,) = whole.run.callbacks("AccuracyMatrix"), resumed.run.callbacks("AccuracyMatrix")
     assert matrix.rows == other.rows
     assert len(matrix.rows) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import killed
 import pytest
 import torch
 from continual_job import recipe
@@ -11,7 +12,7 @@ from continual_job import recipe
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.factory import assemble
 from trustformers_pl.testing import Ranks
-from trustformers_pl.testing.on_ranks import train_and_die, train_on_rank
+from trustformers_pl.testing.on_ranks import train_on_rank
 from trustformers_pl.testing.trial import differences, train
 
 if TYPE_CHECKING:
@@ -23,16 +24,13 @@ REMEMBERS: dict[str, Any] = {"lwf": {"alpha": 0.5, "cache": True}}
 
 
 @pytest.mark.parametrize("sections", [REPLAYS, TEACHES, REMEMBERS], ids=["herding", "teacher", "cache"])
-@pytest.mark.parametrize("killed", [5, 6])
+@pytest.mark.parametrize("step", [5, 6])
 def test_killed_inside_a_task_or_at_its_boundary_it_ends_with_the_same_bits(
-    sections: dict[str, Any], killed: int, tmp_path: Path
+    sections: dict[str, Any], step: int, tmp_path: Path
 ) -> None:
     """3 steps a task and a checkpoint every two: boundaries are at steps 3, 6, 9, of which 6 is saved."""
     run = recipe({"steps": 3}, every=8, checkpoint={"every_n_steps": 2, "keep_last": 50}, **sections)
-    whole = train(run, tmp_path / "whole")
-    Ranks().run_until_killed(1, train_and_die, run, str(tmp_path / "killed"), killed)
-    resumed = train(run, tmp_path / "killed")
-    assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
+    whole, _ = killed.resumed(run, tmp_path, step)
     assert whole.evidence[next(iter(sections))]
 
 

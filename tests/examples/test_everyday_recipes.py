@@ -6,8 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tiny
 from shown import ROOT
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from trustformers_pl.data import ByteText
 from trustformers_pl.factory import assemble
@@ -64,20 +65,12 @@ class Torn(ByteText):
 
     def train_dataloader(self) -> DataLoader[Any]:
         loader = super().train_dataloader()
-        return DataLoader(TornSamples(loader.dataset), loader.batch_size, shuffle=True, num_workers=1)
-
-
-class TornSamples(Dataset[Any]):
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        if index % 100 == 0:
-            raise OSError("torn page")
-        return self.samples[index]
+        return DataLoader(
+            tiny.Raising(loader.dataset, range(0, len(loader.dataset), 100)),
+            loader.batch_size,
+            shuffle=True,
+            num_workers=1,
+        )
 
 
 def test_samples_that_cannot_be_read_are_listed_beside_the_run() -> None:
@@ -85,7 +78,7 @@ def test_samples_that_cannot_be_read_are_listed_beside_the_run() -> None:
     run.fit()
     rows = [json.loads(line) for line in (run.folder / "quarantine.jsonl").read_text("utf-8").splitlines()]
     assert rows
-    assert all(row["index"] % 100 == 0 and row["cause"].startswith("OSError: torn page") for row in rows)
+    assert all(row["index"] % 100 == 0 and row["cause"].startswith("OSError: damaged") for row in rows)
     assert f"set {len(rows)} samples aside" in (run.probe()["quarantine"] or "")
     losses = column(run.folder, "train_loss")
     assert losses[-1] < losses[0]

@@ -11,7 +11,7 @@ import tiny
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from trustformers_pl import assemble
 from trustformers_pl.faults import OutOfMemorySplits
@@ -154,17 +154,4 @@ class Bad(tiny.Data):
 
     def train_dataloader(self) -> Any:
         loader = super().train_dataloader()
-        return DataLoader(OneRaises(loader.dataset), self.batch_size)
-
-
-class OneRaises(Dataset[Any]):
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        if index == 30:
-            raise OSError("damaged")
-        return self.samples[index]
+        return DataLoader(tiny.Raising(loader.dataset, {30}), self.batch_size)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import killed
 import pytest
 import torch
 from ranks import on_ranks
 
 from trustformers_pl import assemble
-from trustformers_pl.testing import Ranks
 from trustformers_pl.testing.conformance import KILLED_AFTER
-from trustformers_pl.testing.on_ranks import train_and_die, train_on_rank
 from trustformers_pl.testing.sections import LOGGED, SAVED, TWO_RANKS, beside
-from trustformers_pl.testing.trial import differences
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,8 +75,5 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, ranks: int) -> None:
         *(SAVED, LOGGED, TWO_RANKS if ranks == 2 else {}),
         devices=ranks,
     )
-    whole = Ranks().run(ranks, train_on_rank, sections, str(tmp_path / "whole"))[0]
-    Ranks().run_until_killed(ranks, train_and_die, sections, str(tmp_path / "killed"), KILLED_AFTER)
-    resumed = Ranks().run(ranks, train_on_rank, sections, str(tmp_path / "killed"))[0]
+    whole, resumed = killed.resumed_on_ranks(ranks, sections, tmp_path, KILLED_AFTER)
     assert whole.evidence["out_of_memory"] == resumed.evidence["out_of_memory"] == "2 pieces a batch"
-    assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)

